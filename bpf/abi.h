@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the data plane and user space agree on: limits, enums, the layout of maps.
+ *
+ * cffi reads the part between the two marks as it stands: plain structs, enums, explicit padding, no
+ * preprocessor. Everything is in host byte order unless its name ends in _be.
+ */
+#ifndef XDPFW_ABI_H
+#define XDPFW_ABI_H
+
+#include <linux/types.h>
+
+/* cffi: begin */
+
+enum xdpfw_limit {
+	XDPFW_MAX_VLAN_TAGS = 4,
+	XDPFW_MAX_EXTENSION_HEADERS = 8,
+	XDPFW_MAX_INTERFACES = 64,
+	XDPFW_INTERFACE_SLOTS = 256,
+	XDPFW_MAX_GROUPS = 8,
+	XDPFW_MAX_ROW_ENTRIES = 64,
+	XDPFW_MAX_WIDE_WORDS = 64,
+	XDPFW_MAX_COUNT_WORDS = 8,
+};
+
+/* Sizes of what the tables are made of; see struct xdpfw_config. */
+enum xdpfw_layout {
+	XDPFW_BLOCK_BYTES = 64,		/* a cache line */
+	XDPFW_BLOCK_U16 = 32,
+	XDPFW_BLOCK_U32 = 16,
+	XDPFW_BLOCK_U64 = 8,
+	XDPFW_BLOCK_ENTRIES = 4,	/* struct xdpfw_entry */
+	XDPFW_STRIDE_BITS = 4,		/* of an address, a trie node resolves */
+};
+
+enum xdpfw_family {
+	XDPFW_FAMILY_OTHER = 0,
+	XDPFW_FAMILY_IPV4 = 1,
+	XDPFW_FAMILY_IPV6 = 2,
+};
+
+enum xdpfw_fragment {
+	XDPFW_FRAGMENT_NONE = 0,
+	XDPFW_FRAGMENT_FIRST = 1,
+	XDPFW_FRAGMENT_LATER = 2,
+};
+
+/* FIELD_KIND: family | fragment << 2 | options << 4 */
+enum xdpfw_kind {
+	XDPFW_KIND_FRAGMENT_SHIFT = 2,
+	XDPFW_KIND_OPTIONS_SHIFT = 4,
+	XDPFW_KIND_COUNT = 32,
+};
+
+/*
+ * The fields that rules look at, addresses apart, in the order in which they are combined. Each has a small range
+ * of values; the last value of some means that the packet has no such field.
+ */
+enum xdpfw_field {
+	XDPFW_FIELD_PROTO,
+	XDPFW_FIELD_DPORT,
+	XDPFW_FIELD_SPORT,
+	XDPFW_FIELD_KIND,
+	XDPFW_FIELD_DETAIL,
+	XDPFW_FIELD_INTERFACE,
+	XDPFW_FIELD_ETHERTYPE,
+	XDPFW_FIELD_VLAN,
+	XDPFW_FIELD_INNER_VLAN,
+	XDPFW_FIELD_LENGTH,
+	XDPFW_FIELD_TTL,
+	XDPFW_FIELD_DSCP,
+	XDPFW_FIELD_SRC_MAC,
+	XDPFW_FIELD_DST_MAC,
+	XDPFW_FIELD_COUNT,
+};
+
+/* Values that stand for "this packet has no such field"; each is the largest of its field. */
+enum xdpfw_none {
+	XDPFW_NO_INTERFACE = XDPFW_MAX_INTERFACES,
+	XDPFW_NO_TAG = 4096,
+	XDPFW_NO_PROTO = 256,
+	XDPFW_NO_PORT = 65536,
+	XDPFW_NO_DETAIL = 131328,
+	XDPFW_NO_LENGTH = 65576,
+	XDPFW_NO_TTL = 256,
+	XDPFW_NO_DSCP = 64,
+};
+
+/* FIELD_DETAIL: TCP flags 0-255, then (type << 8 | code) of ICMP, then that of ICMPv6. */
+enum xdpfw_detail {
+	XDPFW_DETAIL_TCP = 0,
+	XDPFW_DETAIL_ICMP = 256,
+	XDPFW_DETAIL_ICMPV6 = 65792,
+};
+
+/* A MAC address is classified in three 16-bit parts, the first on the wire first. */
+enum xdpfw_mac {
+	XDPFW_MAC_SRC = 0,
+	XDPFW_MAC_DST = 1,
+	XDPFW_MAC_COUNT = 2,
+	XDPFW_MAC_PARTS = 3,
+};
+
+enum xdpfw_direction {
+	XDPFW_DIRECTION_SRC = 0,
+	XDPFW_DIRECTION_DST = 1,
+	XDPFW_DIRECTION_COUNT = 2,
+};
+
+enum xdpfw_verdict {
+	XDPFW_VERDICT_DROP = 0,
+	XDPFW_VERDICT_PASS = 1,
+	XDPFW_VERDICT_TX = 2,
+	XDPFW_VERDICT_REDIRECT = 3,
+	XDPFW_VERDICT_COUNT = 4,
+};
+
+/* Why a packet got its verdict. REASON_RULE has no counter of its own: the rule's is it. */
+enum xdpfw_reason {
+	XDPFW_REASON_RULE,
+	XDPFW_REASON_DEFAULT,
+	XDPFW_REASON_ALLOW_ARP,
+	XDPFW_REASON_ALLOW_NDP,
+	XDPFW_REASON_ALLOW_DHCP,
+	XDPFW_REASON_ALLOW_ICMP_ERRORS,
+	XDPFW_REASON_INVALID_ETHERNET,		/* header or tag cut short */
+	XDPFW_REASON_INVALID_VLAN_TAGS,		/* more than MAX_VLAN_TAGS */
+	XDPFW_REASON_INVALID_IPV4_HEADER,	/* cut short */
+	XDPFW_REASON_INVALID_IPV4_VERSION,
+	XDPFW_REASON_INVALID_IPV4_IHL,		/* below 5, or beyond the total length */
+	XDPFW_REASON_INVALID_IPV4_LENGTH,	/* total length longer than the frame */
+	XDPFW_REASON_INVALID_IPV6_HEADER,	/* cut short */
+	XDPFW_REASON_INVALID_IPV6_VERSION,
+	XDPFW_REASON_INVALID_IPV6_LENGTH,	/* payload length longer than the frame */
+	XDPFW_REASON_INVALID_EXTENSION_HEADERS,	/* more than MAX_EXTENSION_HEADERS */
+	XDPFW_REASON_INVALID_EXTENSION,		/* an extension header cut short */
+	XDPFW_REASON_INVALID_FIRST_FRAGMENT,	/* too short for its headers up to and with L4 */
+	XDPFW_REASON_INVALID_L4_HEADER,		/* cut short */
+	XDPFW_REASON_INVALID_TCP_OFFSET,	/* data offset below 5 */
+	XDPFW_REASON_COUNT,
+};
+
+/*
+ * Where the tables of one policy lie in the map "tables", an array of 64-byte blocks. A base counts elements of
+ * the table's own type (u16, u32, u64, struct xdpfw_entry) from the start of the map and is a multiple of what one
+ * block holds. These are constants to the verifier: what a policy does not use is dead code.
+ */
+
+/* value -> class of a field (u16), and (combined class so far, class) -> combined class (u16). */
+struct xdpfw_field_table {
+	__u32 used;		/* 0: no rule looks at this field */
+	__u32 classes;		/* base: class = u16[classes + value] */
+	__u32 combine;		/* base: combined = u16[combine + combined * class_count + class] */
+	__u32 class_count;
+	__u32 group;		/* which combined class this field goes into */
+};
+
+/* How the addresses of one direction are classified. A leaf is one entry, at entries[leaves + leaf]. */
+struct xdpfw_direction_table {
+	__u32 used;		/* 0: no rule looks at this direction's addresses; the leaf is 0 */
+	__u32 root_v4;		/* base: u32[root + first root_bits bits of the address] is a node or a leaf */
+	__u32 root_v6;
+	__u32 root_bits_v4;	/* multiples of STRIDE_BITS */
+	__u32 root_bits_v6;
+	__u32 no_address_leaf;	/* of packets that are not IP */
+	__u32 leaves;		/* base: struct xdpfw_entry */
+	__u32 wide;		/* base: u64[wide + wide_class * vector_words + word], rules in the wide group */
+	__u32 conditions;	/* base: u64[conditions + wide_class * condition_words + word], wide conditions */
+	__u32 condition_words;
+};
+
+/* Bit vectors of one combined class of small fields. */
+struct xdpfw_group_table {
+	__u32 predicates;	/* base: u64[predicates + class * predicate_words + word] */
+	__u32 wide;		/* base: u64[wide + class * vector_words + word] */
+};
+
+struct xdpfw_allow {
+	__u8 arp;
+	__u8 ndp;
+	__u8 dhcp;
+	__u8 icmp_errors;
+};
+
+struct xdpfw_config {
+	__u32 trace;			/* 1: write each decision to the map "trace" (tests, replay) */
+	__u32 interface_factor;		/* slot of an ifindex: (u32)(ifindex * factor) >> 24 */
+	__u32 default_verdict;
+	__u32 invalid_verdict;
+	struct xdpfw_allow allow;
+	__u32 rule_count;
+	__u32 group_count;
+	__u32 predicate_words;
+	__u32 wide_words;		/* of a vector's words, those of rules that decide */
+	__u32 count_words;		/* those of rules that only count, behind the others */
+	__u32 vector_words;		/* wide_words + count_words */
+	__u32 wide_rules;		/* base: u32[wide_rules + bit] is the rule of a vector's bit */
+	__u32 rows;			/* base: struct xdpfw_entry of a row (union: struct xdpfw_row) */
+	__u32 dispatch;			/* base: u32[dispatch + ...] is a row reference, by combined class */
+	__u32 pairs;			/* base: struct xdpfw_entry, buckets of BLOCK_ENTRIES */
+	__u32 pair_bucket_mask;		/* number of buckets - 1 */
+	__u32 pairs_used;		/* 0: no rule in the group of pairs */
+	__u32 source_rows_used;		/* 0: no rule in the group of narrow sources */
+	__u32 destination_rows_used;
+	struct xdpfw_field_table fields[14];		/* FIELD_COUNT */
+	struct xdpfw_field_table macs[6];		/* MAC_COUNT * MAC_PARTS */
+	struct xdpfw_direction_table directions[2];	/* DIRECTION_COUNT */
+	struct xdpfw_group_table groups[8];		/* MAX_GROUPS */
+};
+
+/* The 16-byte elements of the tables. */
+struct xdpfw_entry {
+	__u32 word[4];
+};
+
+/* An address's leaf. */
+struct xdpfw_leaf {
+	__u32 pair_class;	/* class in the group of pairs; 0: none of its rules */
+	__u32 row;		/* row reference in the group of this direction alone; 0: none */
+	__u32 wide_class;
+	__u32 padding;
+};
+
+/* A slot of a bucket of pairs; both classes 0: empty. */
+struct xdpfw_pair {
+	__u32 src_class;
+	__u32 dst_class;
+	__u32 row;
+	__u32 padding;
+};
+
+/*
+ * One entry of a row, in order of rules. It holds if the predicate does and, where other is not 0, the wide
+ * condition other - 1 of the opposite direction.
+ */
+struct xdpfw_row {
+	__u32 rule;
+	__u32 predicate;
+	__u32 other;
+	__u32 last;
+};
+
+/*
+ * A row reference: 0 is the empty row; else 1 + the number of its first entry; with DISPATCH, the low bits say
+ * where in the dispatch table the row reference of combined class 0 of a group stands.
+ */
+enum xdpfw_row_reference {
+	XDPFW_ROW_DISPATCH = 0x40000000,
+	XDPFW_ROW_GROUP_SHIFT = 27,
+	XDPFW_ROW_GROUP_MASK = 0x7,
+	XDPFW_ROW_NUMBER_MASK = 0x7ffffff,
+};
+
+/* An entry of a trie: a leaf, or the number of a node, which is the block that its 16 entries fill. */
+enum xdpfw_trie {
+	XDPFW_TRIE_LEAF = 0x40000000,
+	XDPFW_TRIE_NUMBER_MASK = 0x3fffffff,
+};
+
+enum xdpfw_action_kind {
+	XDPFW_ACTION_DROP = 0,
+	XDPFW_ACTION_PASS = 1,
+	XDPFW_ACTION_TX = 2,
+	XDPFW_ACTION_REDIRECT = 3,
+};
+
+enum xdpfw_action_flag {
+	XDPFW_ACTION_SET_SRC_MAC = 1,
+	XDPFW_ACTION_SET_DST_MAC = 2,
+};
+
+/* Value of the map "actions", by rule. */
+struct xdpfw_action {
+	__u8 kind;
+	__u8 flags;
+	__u8 src_mac[6];
+	__u8 dst_mac[6];
+	__u16 padding;
+	__u32 target;		/* ACTION_REDIRECT: slot in the map "targets" */
+	__u32 padding2;
+};
+
+/* Value of the map "interfaces", by slot. */
+struct xdpfw_interface {
+	__u32 ifindex;		/* 0: empty */
+	__u32 index;		/* in the policy */
+};
+
+/*
+ * Value of the per-CPU maps "counters" (first one slot a reason, then one a rule) and "verdicts" (slot
+ * interface * VERDICT_COUNT + verdict; interface NO_INTERFACE is any that the policy does not name).
+ */
+struct xdpfw_counter {
+	__u64 packets;
+	__u64 bytes;		/* of whole frames, Ethernet header included */
+};
+
+/* Value of the map "trace": the last decision. */
+struct xdpfw_trace {
+	__u32 verdict;
+	__u32 reason;
+	__u32 rule;
+	__u32 padding;
+};
+
+/* cffi: end */
+
+#endif

@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * struct packet -> rule. A pure function of the packet and the tables, whose cost does not grow with the number of
+ * rules; ARCHITECTURE.md describes the structure, xdpfw/compiler/classifier.py builds it.
+ *
+ *   small fields ─► classes ─► one combined class a group ───────────────┐
+ *   source      ─► trie ─► leaf: pair class, row, wide class ─┐          │
+ *   destination ─► trie ─► leaf: pair class, row, wide class ─┤          │
+ *                                                             ▼          ▼
+ *                         pair ► row, source row, destination row, wide vectors ─► lowest rule number
+ */
+#ifndef XDPFW_CLASSIFY_H
+#define XDPFW_CLASSIFY_H
+
+#include <bpf/bpf_endian.h>
+
+#include "packet.h"
+#include "tables.h"
+
+#define NO_RULE 0xffffffffU
+
+enum {
+	ADDRESS_BITS = 128,
+	WORD_BITS = 64,
+	TRIE_LEVELS = ADDRESS_BITS / XDPFW_STRIDE_BITS,
+	TRIE_FANOUT = 1 << XDPFW_STRIDE_BITS,
+};
+
+/* All that the packet's own fields say, before any rule is looked at. */
+struct lookup {
+	__u32 combined[XDPFW_MAX_GROUPS];
+	struct xdpfw_leaf leaf[XDPFW_DIRECTION_COUNT];
+};
+
+static __always_inline __u32 combine(const volatile struct xdpfw_field_table *field, __u32 combined, __u32 value)
+{
+	__u32 class = value;
+
+	/* Base 0 stands for the identity: fields with few values need no classes, the first of a group no combining. */
+	if (field->classes)
+		class = table_u16(field->classes + value);
+	if (!field->combine)
+		return class;
+	return table_u16(field->combine + combined * field->class_count + class);
+}
+
+static __always_inline __u32 mac_class(const struct packet *p, __u32 mac)
+{
+	__u32 combined = 0;
+
+	for (int i = 0; i < XDPFW_MAC_PARTS; i++)
+		combined = combine(&config.macs[mac * XDPFW_MAC_PARTS + i], combined, bpf_ntohs(p->mac_be[mac][i]));
+	return combined;
+}
+
+static __always_inline void combine_fields(struct packet *p, struct lookup *l)
+{
+	if (config.fields[XDPFW_FIELD_SRC_MAC].used)
+		p->value[XDPFW_FIELD_SRC_MAC] = mac_class(p, XDPFW_MAC_SRC);
+	if (config.fields[XDPFW_FIELD_DST_MAC].used)
+		p->value[XDPFW_FIELD_DST_MAC] = mac_class(p, XDPFW_MAC_DST);
+#pragma unroll
+	for (int i = 0; i < XDPFW_FIELD_COUNT; i++) {
+		if (config.fields[i].used) {
+			__u32 group = config.fields[i].group % XDPFW_MAX_GROUPS;
+
+			l->combined[group] = combine(&config.fields[i], l->combined[group], p->value[i]);
+		}
+	}
+}
+
+static __always_inline __u32 trie_leaf(const volatile struct xdpfw_direction_table *table, const struct packet *p,
+				       struct address a)
+{
+	__u32 root = table->root_v6, bits = table->root_bits_v6, entry;
+
+	if (p->family == XDPFW_FAMILY_OTHER)
+		return table->no_address_leaf;
+	if (p->family == XDPFW_FAMILY_IPV4) {
+		root = table->root_v4;
+		bits = table->root_bits_v4;
+	}
+	entry = table_u32(root + (__u32)(a.high >> (WORD_BITS - bits)));
+	a.high = a.high << bits | a.low >> (WORD_BITS - bits);
+	a.low <<= bits;
+	for (int i = 0; i < TRIE_LEVELS && !(entry & XDPFW_TRIE_LEAF); i++) {
+		entry = table_u32(entry * TRIE_FANOUT + (__u32)(a.high >> (WORD_BITS - XDPFW_STRIDE_BITS)));
+		a.high = a.high << XDPFW_STRIDE_BITS | a.low >> (WORD_BITS - XDPFW_STRIDE_BITS);
+		a.low <<= XDPFW_STRIDE_BITS;
+	}
+	return entry & XDPFW_TRIE_NUMBER_MASK;
+}
+
+static __always_inline void find_leaf(const struct packet *p, struct lookup *l, enum xdpfw_direction direction)
+{
+	const volatile struct xdpfw_direction_table *table = &config.directions[direction];
+	const struct xdpfw_entry *entry;
+
+	if (!table->used)
+		return;
+	entry = table_entry(table->leaves + trie_leaf(table, p, p->address[direction]));
+	if (entry)
+		__builtin_memcpy(&l->leaf[direction], entry, sizeof(*entry));
+}
+
+/* Index of the lowest bit that is set; bits is not 0. */
+static __always_inline __u32 lowest_bit(__u64 bits)
+{
+	__u32 n = 0;
+
+	if (!(bits & 0xffffffff)) { n += 32; bits >>= 32; }
+	if (!(bits & 0xffff)) { n += 16; bits >>= 16; }
+	if (!(bits & 0xff)) { n += 8; bits >>= 8; }
+	if (!(bits & 0xf)) { n += 4; bits >>= 4; }
+	if (!(bits & 0x3)) { n += 2; bits >>= 2; }
+	return n + !(bits & 0x1);
+}
+
+static __always_inline bool predicate_holds(const struct lookup *l, __u32 predicate)
+{
+	__u32 word = predicate / WORD_BITS;
+	__u64 bits = table_u64(config.groups[0].predicates + l->combined[0] * config.predicate_words + word);
+
+#pragma unroll
+	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
+		if (i < config.group_count)
+			bits &= table_u64(config.groups[i].predicates + l->combined[i] * config.predicate_words + word);
+	return bits >> (predicate % WORD_BITS) & 1;
+}
+
+static __always_inline bool condition_holds(const struct lookup *l, enum xdpfw_direction direction, __u32 condition)
+{
+	const volatile struct xdpfw_direction_table *table = &config.directions[direction];
+	__u32 first = l->leaf[direction].wide_class * table->condition_words;
+
+	return table_u64(table->conditions + first + condition / WORD_BITS) >> (condition % WORD_BITS) & 1;
+}
+
+/*
+ * The first rule of a row that matches, or best if that is lower. Wide conditions in the row are on the addresses
+ * of direction other.
+ */
+static __always_inline __u32 search_row(const struct lookup *l, __u32 row, enum xdpfw_direction other, __u32 best)
+{
+	const struct xdpfw_row *entry;
+
+	if (row & XDPFW_ROW_DISPATCH) {
+		__u32 group = config.group_count > 1 ? row >> XDPFW_ROW_GROUP_SHIFT & XDPFW_ROW_GROUP_MASK : 0;
+
+		row = table_u32(config.dispatch + (row & XDPFW_ROW_NUMBER_MASK) + l->combined[group]);
+	}
+	if (!row)
+		return best;
+	for (int i = 0; i < XDPFW_MAX_ROW_ENTRIES; i++) {
+		entry = (const struct xdpfw_row *)table_entry(config.rows + row - 1 + i);
+		if (!entry || entry->rule >= best)
+			return best;
+		if (predicate_holds(l, entry->predicate) &&
+		    (!entry->other || condition_holds(l, other, entry->other - 1)))
+			return entry->rule;
+		if (entry->last)
+			return best;
+	}
+	return best;
+}
+
+/* Mixed twice: one multiplication would leave the low bits to the destination alone. */
+static __always_inline __u64 pair_hash(__u32 src_class, __u32 dst_class)
+{
+	__u64 hash = ((__u64)src_class << 32 | dst_class) * 0x9e3779b97f4a7c15ULL;
+
+	hash ^= hash >> 32;
+	hash *= 0xd6e8feb86659fd93ULL;
+	return hash ^ hash >> 32;
+}
+
+static __always_inline __u32 search_bucket(__u32 bucket, __u32 src_class, __u32 dst_class)
+{
+	const struct xdpfw_pair *pair;
+
+#pragma unroll
+	for (int i = 0; i < XDPFW_BLOCK_ENTRIES; i++) {
+		pair = (const struct xdpfw_pair *)table_entry(config.pairs + bucket * XDPFW_BLOCK_ENTRIES + i);
+		if (pair && pair->src_class == src_class && pair->dst_class == dst_class)
+			return pair->row;
+	}
+	return 0;
+}
+
+static __always_inline __u32 find_pair(const struct lookup *l)
+{
+	__u32 src_class = l->leaf[XDPFW_DIRECTION_SRC].pair_class;
+	__u32 dst_class = l->leaf[XDPFW_DIRECTION_DST].pair_class;
+	__u64 hash;
+	__u32 row;
+
+	if (!src_class || !dst_class)
+		return 0;
+	hash = pair_hash(src_class, dst_class);
+	row = search_bucket((__u32)hash & config.pair_bucket_mask, src_class, dst_class);
+	if (row)
+		return row;
+	return search_bucket((__u32)(hash >> 32) & config.pair_bucket_mask, src_class, dst_class);
+}
+
+/* One word of the vector of those rules in the wide group that match. */
+static __always_inline __u64 wide_matches(const struct lookup *l, __u32 word)
+{
+	__u64 bits = table_u64(config.groups[0].wide + l->combined[0] * config.vector_words + word);
+
+#pragma unroll
+	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
+		if (i < config.group_count)
+			bits &= table_u64(config.groups[i].wide + l->combined[i] * config.vector_words + word);
+#pragma unroll
+	for (int i = 0; i < XDPFW_DIRECTION_COUNT; i++)
+		if (config.directions[i].used)
+			bits &= table_u64(config.directions[i].wide +
+					  l->leaf[i].wide_class * config.vector_words + word);
+	return bits;
+}
+
+static __always_inline __u32 search_wide(const struct lookup *l, __u32 best)
+{
+	for (__u32 word = 0; word < XDPFW_MAX_WIDE_WORDS; word++) {
+		__u64 bits;
+		__u32 rule;
+
+		if (word >= config.wide_words)
+			break;
+		bits = wide_matches(l, word);
+		if (bits) {
+			rule = table_u32(config.wide_rules + word * WORD_BITS + lowest_bit(bits));
+			return rule < best ? rule : best;
+		}
+	}
+	return best;
+}
+
+/* Looks the packet up; returns the first rule that matches and decides, or NO_RULE. */
+static __always_inline __u32 classify(struct packet *p, struct lookup *l)
+{
+	__u32 best = NO_RULE;
+
+	combine_fields(p, l);
+	find_leaf(p, l, XDPFW_DIRECTION_SRC);
+	find_leaf(p, l, XDPFW_DIRECTION_DST);
+	if (config.pairs_used)
+		best = search_row(l, find_pair(l), XDPFW_DIRECTION_DST, best);
+	if (config.source_rows_used)
+		best = search_row(l, l->leaf[XDPFW_DIRECTION_SRC].row, XDPFW_DIRECTION_DST, best);
+	if (config.destination_rows_used)
+		best = search_row(l, l->leaf[XDPFW_DIRECTION_DST].row, XDPFW_DIRECTION_SRC, best);
+	return search_wide(l, best);
+}
+
+#endif

@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * xdp_md -> struct packet: Ethernet, VLAN tags, IPv4 with options, IPv6 with extension headers, fragments, L4.
+ *
+ * Every header is copied out through pull(), which knows three ends: of the linear part (behind it the helper
+ * reads), of the frame, and of the IP datagram (behind it is padding, whatever the bytes look like).
+ *
+ * Each parser returns 0 (XDPFW_REASON_RULE: rules may decide) or the reason for which the packet is invalid.
+ */
+#ifndef XDPFW_PARSE_H
+#define XDPFW_PARSE_H
+
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/in6.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <bpf/bpf_endian.h>
+
+#include "maps.h"
+#include "packet.h"
+
+enum {
+	IPV4_FRAGMENT_OFFSET = 0x1fff,
+	IPV4_MORE_FRAGMENTS = 0x2000,
+	IPV6_FRAGMENT_OFFSET = 0xfff8,
+	IPV6_MORE_FRAGMENTS = 0x0001,
+	TCP_MIN_WORDS = 5,
+	IPV4_MIN_WORDS = 5,
+	PORTS_UDP_BYTES = 8,		/* UDP (RFC 768), UDP-Lite (RFC 3828) */
+	PORTS_SCTP_BYTES = 12,		/* SCTP (RFC 9260), DCCP (RFC 4340) */
+	ICMP_BYTES = 8,			/* RFC 792, RFC 4443 */
+
+	/* More than all headers that parse() walks, less than the verifier's bound for offsets. */
+	MAX_OFFSET = 0x7fff,
+};
+
+struct ethernet {
+	__be16 mac[XDPFW_MAC_COUNT][XDPFW_MAC_PARTS];	/* destination first, as on the wire */
+	__be16 type;
+};
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 type;
+};
+
+/* The first 8 bytes of every extension header; only a fragment header uses the second half. */
+struct extension {
+	__u8 next;
+	__u8 length;
+	__be16 fragment;
+	__be32 id;
+};
+
+struct ports {
+	__be16 source;
+	__be16 destination;
+	__u32 rest;
+};
+
+struct icmp {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__u32 rest;
+};
+
+struct cursor {
+	struct xdp_md *ctx;
+	void *data;
+	void *data_end;
+	__u32 offset;		/* of the next header in the frame */
+	__u32 end;		/* of what may be read: the frame's, then the datagram's */
+};
+
+/* Copies size bytes (a constant, a multiple of 2) at the cursor. Returns 0, or -1 if the end comes earlier. */
+static __always_inline int pull(const struct cursor *c, void *header, __u32 size)
+{
+	__u32 offset = c->offset;
+	void *from;
+
+	if (offset > MAX_OFFSET || offset + size > c->end)
+		return -1;
+	from = c->data + offset;
+	if (from + size <= c->data_end) {
+		/* Wide loads: the JITs of all machines with XDP drivers allow them unaligned. */
+		__builtin_memcpy(header, __builtin_assume_aligned(from, 4), size);
+		return 0;
+	}
+	return bpf_xdp_load_bytes(c->ctx, offset, header, size) ? -1 : 0;
+}
+
+static __always_inline bool is_vlan(__be16 type)
+{
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD);
+}
+
+static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct packet *p)
+{
+	struct ethernet ethernet;
+	struct vlan_tag tag;
+	__be16 type;
+
+	if (pull(c, &ethernet, sizeof(ethernet)))
+		return XDPFW_REASON_INVALID_ETHERNET;
+	c->offset += sizeof(ethernet);
+	__builtin_memcpy(p->mac_be[XDPFW_MAC_DST], ethernet.mac[0], ETH_ALEN);
+	__builtin_memcpy(p->mac_be[XDPFW_MAC_SRC], ethernet.mac[1], ETH_ALEN);
+	type = ethernet.type;
+
+	for (int i = 0; i <= XDPFW_MAX_VLAN_TAGS; i++) {
+		if (!is_vlan(type))
+			break;
+		if (i == XDPFW_MAX_VLAN_TAGS)
+			return XDPFW_REASON_INVALID_VLAN_TAGS;
+		if (pull(c, &tag, sizeof(tag)))
+			return XDPFW_REASON_INVALID_ETHERNET;
+		c->offset += sizeof(tag);
+		if (i == 0)
+			p->value[XDPFW_FIELD_VLAN] = bpf_ntohs(tag.tci) & 0xfff;
+		else if (i == 1)
+			p->value[XDPFW_FIELD_INNER_VLAN] = bpf_ntohs(tag.tci) & 0xfff;
+		type = tag.type;
+	}
+	p->value[XDPFW_FIELD_ETHERTYPE] = bpf_ntohs(type);
+	return 0;
+}
+
+static __always_inline enum xdpfw_reason parse_ipv4(struct cursor *c, struct packet *p)
+{
+	struct iphdr ip;
+	__u32 header_bytes, length, fragment;
+
+	if (pull(c, &ip, sizeof(ip)))
+		return XDPFW_REASON_INVALID_IPV4_HEADER;
+	if (ip.version != 4)
+		return XDPFW_REASON_INVALID_IPV4_VERSION;
+	header_bytes = ip.ihl * 4;
+	length = bpf_ntohs(ip.tot_len);
+	if (ip.ihl < IPV4_MIN_WORDS || header_bytes > length)
+		return XDPFW_REASON_INVALID_IPV4_IHL;
+	if (length > c->end - c->offset)
+		return XDPFW_REASON_INVALID_IPV4_LENGTH;
+	c->end = c->offset + length;
+	c->offset += header_bytes;
+
+	fragment = bpf_ntohs(ip.frag_off);
+	if (fragment & IPV4_FRAGMENT_OFFSET)
+		p->fragment = XDPFW_FRAGMENT_LATER;
+	else if (fragment & IPV4_MORE_FRAGMENTS)
+		p->fragment = XDPFW_FRAGMENT_FIRST;
+	p->family = XDPFW_FAMILY_IPV4;
+	p->value[XDPFW_FIELD_KIND] = (ip.ihl > IPV4_MIN_WORDS) << XDPFW_KIND_OPTIONS_SHIFT;
+	p->value[XDPFW_FIELD_PROTO] = ip.protocol;
+	p->value[XDPFW_FIELD_LENGTH] = length;
+	p->value[XDPFW_FIELD_TTL] = ip.ttl;
+	p->value[XDPFW_FIELD_DSCP] = ip.tos >> 2;
+	p->address[XDPFW_DIRECTION_SRC].high = (__u64)bpf_ntohl(ip.saddr) << 32;
+	p->address[XDPFW_DIRECTION_DST].high = (__u64)bpf_ntohl(ip.daddr) << 32;
+	return 0;
+}
+
+static __always_inline bool is_extension(__u32 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_FRAGMENT ||
+	       next == IPPROTO_AH || next == IPPROTO_DSTOPTS || next == IPPROTO_MH;
+}
+
+static __always_inline __u32 extension_bytes(__u32 type, __u32 length)
+{
+	if (type == IPPROTO_FRAGMENT)
+		return sizeof(struct extension);	/* its length byte is reserved */
+	if (type == IPPROTO_AH)
+		return (length + 2) * 4;		/* RFC 4302 section 2.2 */
+	return (length + 1) * 8;
+}
+
+/* A walk along extension headers. */
+struct extension_walk {
+	__u32 offset;		/* of the next header in the frame */
+	__u32 end;		/* of the datagram */
+	__u32 next;		/* protocol of the next header */
+	__u32 fragment;		/* enum xdpfw_fragment, so far */
+	__u32 options;		/* 1: a header other than fragment was there */
+};
+
+/*
+ * Steps over one extension header. Returns 0, or -1 if it is cut short. A global function: the verifier looks at it
+ * once and forgets what it knew of the walk, or else eight headers of six kinds would be 6^8 paths to it.
+ */
+__attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extension_walk *walk)
+{
+	struct extension extension;
+	struct cursor c;
+	__u32 bytes, fragment;
+
+	if (!walk)
+		return -1;
+	c = (struct cursor){
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.data_end = (void *)(long)ctx->data_end,
+		.offset = walk->offset,
+		.end = walk->end,
+	};
+	if (pull(&c, &extension, sizeof(extension)))
+		return -1;
+	bytes = extension_bytes(walk->next, extension.length);
+	if (c.offset + bytes > c.end)
+		return -1;
+	walk->offset = c.offset + bytes;
+	if (walk->next == IPPROTO_FRAGMENT) {
+		fragment = bpf_ntohs(extension.fragment);
+		if (fragment & IPV6_FRAGMENT_OFFSET)
+			walk->fragment = XDPFW_FRAGMENT_LATER;
+		/* Without either, it is an atomic fragment: a whole datagram (RFC 6946). */
+		else if (fragment & IPV6_MORE_FRAGMENTS)
+			walk->fragment = XDPFW_FRAGMENT_FIRST;
+	} else {
+		walk->options = 1;
+	}
+	walk->next = extension.next;
+	return 0;
+}
+
+/* Walks to the upper-layer header (RFC 8200 section 4), or to the payload of a later fragment. */
+static __always_inline enum xdpfw_reason parse_extensions(struct cursor *c, struct packet *p, __u8 next)
+{
+	struct extension_walk walk = { .offset = c->offset, .end = c->end, .next = next };
+
+	for (int i = 0; i <= XDPFW_MAX_EXTENSION_HEADERS; i++) {
+		if (walk.fragment == XDPFW_FRAGMENT_LATER || !is_extension(walk.next))
+			break;
+		if (i == XDPFW_MAX_EXTENSION_HEADERS)
+			return XDPFW_REASON_INVALID_EXTENSION_HEADERS;
+		if (step_extension(c->ctx, &walk))
+			return walk.fragment == XDPFW_FRAGMENT_FIRST ? XDPFW_REASON_INVALID_FIRST_FRAGMENT :
+								       XDPFW_REASON_INVALID_EXTENSION;
+	}
+	c->offset = walk.offset;
+	p->fragment = walk.fragment;
+	p->value[XDPFW_FIELD_PROTO] = walk.next;
+	p->value[XDPFW_FIELD_KIND] = walk.options << XDPFW_KIND_OPTIONS_SHIFT;
+	return 0;
+}
+
+static __always_inline __u64 high_half(const struct in6_addr *a)
+{
+	return (__u64)bpf_ntohl(a->s6_addr32[0]) << 32 | bpf_ntohl(a->s6_addr32[1]);
+}
+
+static __always_inline __u64 low_half(const struct in6_addr *a)
+{
+	return (__u64)bpf_ntohl(a->s6_addr32[2]) << 32 | bpf_ntohl(a->s6_addr32[3]);
+}
+
+static __always_inline enum xdpfw_reason parse_ipv6(struct cursor *c, struct packet *p)
+{
+	struct ipv6hdr ip;
+	__u32 length;
+
+	if (pull(c, &ip, sizeof(ip)))
+		return XDPFW_REASON_INVALID_IPV6_HEADER;
+	if (ip.version != 6)
+		return XDPFW_REASON_INVALID_IPV6_VERSION;
+	length = bpf_ntohs(ip.payload_len) + sizeof(ip);
+	if (length > c->end - c->offset)
+		return XDPFW_REASON_INVALID_IPV6_LENGTH;
+	c->end = c->offset + length;
+	c->offset += sizeof(ip);
+
+	p->family = XDPFW_FAMILY_IPV6;
+	p->value[XDPFW_FIELD_LENGTH] = length;
+	p->value[XDPFW_FIELD_TTL] = ip.hop_limit;
+	p->value[XDPFW_FIELD_DSCP] = ip.priority << 2 | ip.flow_lbl[0] >> 6;
+	p->address[XDPFW_DIRECTION_SRC].high = high_half(&ip.saddr);
+	p->address[XDPFW_DIRECTION_SRC].low = low_half(&ip.saddr);
+	p->address[XDPFW_DIRECTION_DST].high = high_half(&ip.daddr);
+	p->address[XDPFW_DIRECTION_DST].low = low_half(&ip.daddr);
+	return parse_extensions(c, p, ip.nexthdr);
+}
+
+static __always_inline enum xdpfw_reason too_short(const struct packet *p)
+{
+	return p->fragment == XDPFW_FRAGMENT_FIRST ? XDPFW_REASON_INVALID_FIRST_FRAGMENT :
+						     XDPFW_REASON_INVALID_L4_HEADER;
+}
+
+static __always_inline enum xdpfw_reason parse_tcp(const struct cursor *c, struct packet *p)
+{
+	struct tcphdr tcp;
+	__u8 *flags = (__u8 *)&tcp + 13;
+
+	if (pull(c, &tcp, sizeof(tcp)))
+		return too_short(p);
+	if (tcp.doff < TCP_MIN_WORDS)
+		return XDPFW_REASON_INVALID_TCP_OFFSET;
+	if (c->offset + tcp.doff * 4 > c->end)
+		return too_short(p);
+	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(tcp.source);
+	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(tcp.dest);
+	p->value[XDPFW_FIELD_DETAIL] = XDPFW_DETAIL_TCP + *flags;
+	return 0;
+}
+
+static __always_inline enum xdpfw_reason parse_ports(const struct cursor *c, struct packet *p, __u32 header_bytes)
+{
+	struct ports ports;
+
+	if (c->offset + header_bytes > c->end || pull(c, &ports, sizeof(ports)))
+		return too_short(p);
+	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(ports.source);
+	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(ports.destination);
+	return 0;
+}
+
+static __always_inline enum xdpfw_reason parse_icmp(const struct cursor *c, struct packet *p, __u32 first_detail)
+{
+	struct icmp icmp;
+
+	if (pull(c, &icmp, sizeof(icmp)))
+		return too_short(p);
+	p->value[XDPFW_FIELD_DETAIL] = first_detail + (icmp.type << 8 | icmp.code);
+	return 0;
+}
+
+static __always_inline enum xdpfw_reason parse_l4(const struct cursor *c, struct packet *p)
+{
+	switch (p->value[XDPFW_FIELD_PROTO]) {
+	case IPPROTO_TCP:
+		return parse_tcp(c, p);
+	case IPPROTO_UDP:
+	case IPPROTO_UDPLITE:
+		return parse_ports(c, p, PORTS_UDP_BYTES);
+	case IPPROTO_SCTP:
+	case IPPROTO_DCCP:
+		return parse_ports(c, p, PORTS_SCTP_BYTES);
+	case IPPROTO_ICMP:
+		return p->family == XDPFW_FAMILY_IPV4 ? parse_icmp(c, p, XDPFW_DETAIL_ICMP) : 0;
+	case IPPROTO_ICMPV6:
+		return p->family == XDPFW_FAMILY_IPV6 ? parse_icmp(c, p, XDPFW_DETAIL_ICMPV6) : 0;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Fills p, whose bytes must be set, whose values must all say "no such field" and whose addresses must be 0. A
+ * global function, so that the verifier follows the many ways through the headers only once and not through all
+ * that comes behind them too.
+ */
+__attribute__((noinline)) int parse(struct xdp_md *ctx, struct packet *p)
+{
+	enum xdpfw_reason reason;
+	struct cursor c;
+
+	if (!p)
+		return XDPFW_REASON_INVALID_ETHERNET;
+	c = (struct cursor){
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.data_end = (void *)(long)ctx->data_end,
+		.end = p->bytes,
+	};
+	reason = parse_ethernet(&c, p);
+	if (reason)
+		return reason;
+	switch (p->value[XDPFW_FIELD_ETHERTYPE]) {
+	case ETH_P_IP:
+		reason = parse_ipv4(&c, p);
+		break;
+	case ETH_P_IPV6:
+		reason = parse_ipv6(&c, p);
+		break;
+	default:
+		return 0;
+	}
+	if (!reason && p->fragment != XDPFW_FRAGMENT_LATER)
+		reason = parse_l4(&c, p);
+	p->value[XDPFW_FIELD_KIND] |= p->family | p->fragment << XDPFW_KIND_FRAGMENT_SHIFT;
+	return reason;
+}
+
+#endif

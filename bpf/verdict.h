@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A decision -> counters, and what XDP does with the packet. */
+#ifndef XDPFW_VERDICT_H
+#define XDPFW_VERDICT_H
+
+#include <linux/if_ether.h>
+
+#include "classify.h"
+
+static __always_inline void count(void *map, __u32 slot, __u32 bytes)
+{
+	struct xdpfw_counter *counter = bpf_map_lookup_elem(map, &slot);
+
+	if (counter) {
+		counter->packets++;
+		counter->bytes += bytes;
+	}
+}
+
+static __always_inline void count_rule(__u32 rule, __u32 bytes)
+{
+	count(&counters, XDPFW_REASON_COUNT + rule, bytes);
+}
+
+/* Counts the rules that only count and stand before the one that decided. */
+static __always_inline void count_passed_rules(const struct packet *p, const struct lookup *l, __u32 decided)
+{
+	__u32 counted = NO_RULE;
+
+	for (__u32 word = 0; word < XDPFW_MAX_COUNT_WORDS; word++) {
+		__u64 bits;
+
+		if (word >= config.count_words)
+			break;
+		bits = wide_matches(l, config.wide_words + word);
+		for (int i = 0; i < WORD_BITS && bits; i++, bits &= bits - 1) {
+			__u32 bit = (config.wide_words + word) * WORD_BITS + lowest_bit(bits);
+			__u32 rule = table_u32(config.wide_rules + bit);
+
+			if (rule >= decided)
+				return;
+			/* A rule with an exception has several bits, all next to each other. */
+			if (rule != counted)
+				count_rule(rule, p->bytes);
+			counted = rule;
+		}
+	}
+}
+
+/* Books a decision in exactly one row of each view, and returns the XDP action. */
+static __always_inline int finish(const struct packet *p, enum xdpfw_verdict verdict, enum xdpfw_reason reason,
+				  __u32 rule)
+{
+	__u32 zero = 0;
+
+	if (reason == XDPFW_REASON_RULE)
+		count_rule(rule, p->bytes);
+	else
+		count(&counters, reason, p->bytes);
+	count(&verdicts, p->value[XDPFW_FIELD_INTERFACE] * XDPFW_VERDICT_COUNT + verdict, p->bytes);
+	if (config.trace) {
+		struct xdpfw_trace *last = bpf_map_lookup_elem(&trace, &zero);
+
+		if (last)
+			*last = (struct xdpfw_trace){ .verdict = verdict, .reason = reason, .rule = rule };
+	}
+	return XDP_DROP + verdict;	/* in the same order, as xdpfw.bpf.c asserts */
+}
+
+/*
+ * Writes the Ethernet addresses. Returns false, with the frame as it was, where they are not in the linear part,
+ * which no driver does: it is the verifier's bound.
+ */
+static __always_inline bool set_macs(struct xdp_md *ctx, const __u8 *dst, const __u8 *src)
+{
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+
+	if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end)
+		return false;
+	if (dst)
+		__builtin_memcpy(ethernet->h_dest, dst, ETH_ALEN);
+	if (src)
+		__builtin_memcpy(ethernet->h_source, src, ETH_ALEN);
+	return true;
+}
+
+static __always_inline enum xdpfw_verdict transmit(struct xdp_md *ctx, const struct packet *p)
+{
+	bool swapped = set_macs(ctx, (const __u8 *)p->mac_be[XDPFW_MAC_SRC], (const __u8 *)p->mac_be[XDPFW_MAC_DST]);
+
+	return swapped ? XDPFW_VERDICT_TX : XDPFW_VERDICT_DROP;
+}
+
+static __always_inline enum xdpfw_verdict redirect(struct xdp_md *ctx, const struct xdpfw_action *action)
+{
+	if (!set_macs(ctx, action->flags & XDPFW_ACTION_SET_DST_MAC ? action->dst_mac : NULL,
+		      action->flags & XDPFW_ACTION_SET_SRC_MAC ? action->src_mac : NULL))
+		return XDPFW_VERDICT_DROP;
+	/* The target may be gone by now; then the packet is dropped, and counted so. */
+	if (bpf_redirect_map(&targets, action->target, XDP_DROP) != XDP_REDIRECT)
+		return XDPFW_VERDICT_DROP;
+	return XDPFW_VERDICT_REDIRECT;
+}
+
+static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct packet *p, __u32 rule)
+{
+	const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
+
+	if (!action)
+		return XDPFW_VERDICT_DROP;
+	switch (action->kind) {
+	case XDPFW_ACTION_PASS:
+		return XDPFW_VERDICT_PASS;
+	case XDPFW_ACTION_TX:
+		return transmit(ctx, p);
+	case XDPFW_ACTION_REDIRECT:
+		return redirect(ctx, action);
+	default:
+		return XDPFW_VERDICT_DROP;
+	}
+}
+
+#endif

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The firewall: one program for every policy. What a policy says is in the maps and in the constants. */
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "allow.h"
+#include "classify.h"
+#include "maps.h"
+#include "packet.h"
+#include "parse.h"
+#include "verdict.h"
+
+_Static_assert(sizeof(union block) == XDPFW_BLOCK_BYTES, "a block is a cache line");
+_Static_assert(sizeof(struct xdpfw_entry) * XDPFW_BLOCK_ENTRIES == XDPFW_BLOCK_BYTES, "entries fill a block");
+_Static_assert(sizeof(struct xdpfw_leaf) == sizeof(struct xdpfw_entry), "a leaf is an entry");
+_Static_assert(sizeof(struct xdpfw_pair) == sizeof(struct xdpfw_entry), "a pair is an entry");
+_Static_assert(sizeof(struct xdpfw_row) == sizeof(struct xdpfw_entry), "a row is made of entries");
+_Static_assert(sizeof(config.fields) / sizeof(config.fields[0]) == XDPFW_FIELD_COUNT, "a table a field");
+_Static_assert(sizeof(config.macs) / sizeof(config.macs[0]) == XDPFW_MAC_COUNT * XDPFW_MAC_PARTS, "a table a part");
+_Static_assert(sizeof(config.directions) / sizeof(config.directions[0]) == XDPFW_DIRECTION_COUNT, "source, destination");
+_Static_assert(XDP_DROP + XDPFW_VERDICT_PASS == XDP_PASS && XDP_DROP + XDPFW_VERDICT_TX == XDP_TX &&
+	       XDP_DROP + XDPFW_VERDICT_REDIRECT == XDP_REDIRECT, "verdicts are in XDP's order");
+_Static_assert(sizeof(config.groups) / sizeof(config.groups[0]) == XDPFW_MAX_GROUPS, "a table a group");
+
+/* The policy's number for an interface. The factor is chosen so that no two of its interfaces share a slot. */
+static __always_inline __u32 interface_index(__u32 ifindex)
+{
+	__u32 slot = ifindex * config.interface_factor >> 24;
+	const struct xdpfw_interface *interface = bpf_map_lookup_elem(&interfaces, &slot);
+
+	return interface && interface->ifindex == ifindex ? interface->index : XDPFW_NO_INTERFACE;
+}
+
+SEC("xdp.frags")
+int xdpfw(struct xdp_md *ctx)
+{
+	struct lookup lookup = {};
+	struct packet packet = {
+		.bytes = bpf_xdp_get_buff_len(ctx),
+		.value = {
+			[XDPFW_FIELD_INTERFACE] = interface_index(ctx->ingress_ifindex),
+			[XDPFW_FIELD_VLAN] = XDPFW_NO_TAG,
+			[XDPFW_FIELD_INNER_VLAN] = XDPFW_NO_TAG,
+			[XDPFW_FIELD_PROTO] = XDPFW_NO_PROTO,
+			[XDPFW_FIELD_SPORT] = XDPFW_NO_PORT,
+			[XDPFW_FIELD_DPORT] = XDPFW_NO_PORT,
+			[XDPFW_FIELD_DETAIL] = XDPFW_NO_DETAIL,
+			[XDPFW_FIELD_LENGTH] = XDPFW_NO_LENGTH,
+			[XDPFW_FIELD_TTL] = XDPFW_NO_TTL,
+			[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP,
+		},
+	};
+	enum xdpfw_reason reason;
+	__u32 rule;
+
+	reason = parse(ctx, &packet);
+	if (reason)
+		return finish(&packet, config.invalid_verdict, reason, NO_RULE);
+
+	reason = allow(&packet);
+	if (reason)
+		return finish(&packet, XDPFW_VERDICT_PASS, reason, NO_RULE);
+
+	rule = classify(&packet, &lookup);
+	count_passed_rules(&packet, &lookup, rule);
+	if (rule == NO_RULE)
+		return finish(&packet, config.default_verdict, XDPFW_REASON_DEFAULT, NO_RULE);
+	return finish(&packet, act(ctx, &packet, rule), XDPFW_REASON_RULE, rule);
+}
+
+char _license[] SEC("license") = "GPL";

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The policy as the compiler and the reference interpreter see it.
+
+Names are resolved, lists expanded, defaults filled in, precedence fixed. Nothing here knows the YAML that it
+came from (but for positions, which error messages need) nor the tables that it becomes. Everything is frozen:
+the same policy always lowers to an equal IR.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from xdpfw.errors import Position
+
+
+class Range(NamedTuple):
+    """Whole numbers ``low``..``high``, both included, in host order."""
+
+    low: int
+    high: int
+
+
+NO_TAG: Final = -1
+"""The value of ``vlan`` and ``inner_vlan`` of a packet without that tag."""
+
+MAX_IP_LENGTH: Final = 65535 + 40
+"""The largest ``length``: an IPv6 payload of 65,535 bytes and its header."""
+
+
+class Family(enum.IntEnum):
+    OTHER = 0
+    IPV4 = 1
+    IPV6 = 2
+
+
+class Fragment(enum.IntEnum):
+    """``NONE``: a whole datagram, which an IPv6 atomic fragment (RFC 6946) is too."""
+
+    NONE = 0
+    FIRST = 1
+    LATER = 2
+
+
+class Verdict(enum.StrEnum):
+    PASS = "pass"
+    DROP = "drop"
+    TX = "tx"
+    REDIRECT = "redirect"
+
+
+class ActionKind(enum.StrEnum):
+    PASS = "pass"
+    DROP = "drop"
+    TX = "tx"
+    REDIRECT = "redirect"
+    COUNT = "count"
+
+
+class AttachMode(enum.StrEnum):
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+
+
+class AddressRanges(NamedTuple):
+    """Addresses as sorted, disjoint, non-adjacent inclusive ranges of host-order integers, one tuple a family."""
+
+    v4: tuple[Range, ...] = ()
+    v6: tuple[Range, ...] = ()
+
+    def contains(self, family: Family, address: int) -> bool:
+        """True if ``address`` (host-order integer of 32 or 128 bits) is in one of the ranges of its family."""
+        ranges = self.v4 if family is Family.IPV4 else self.v6 if family is Family.IPV6 else ()
+        found = bisect.bisect_right(ranges, (address, 1 << 128)) - 1
+        return found >= 0 and ranges[found].high >= address
+
+
+class TcpFlags(NamedTuple):
+    """Holds for a TCP header whose flag byte (RFC 9293, FIN = bit 0 .. CWR = bit 7) has all of ``set`` and none of ``clear``."""
+
+    set: int
+    clear: int
+
+
+class IcmpMessage(NamedTuple):
+    """Holds for an ICMP (``protocol`` 1, in IPv4) or ICMPv6 (58, in IPv6) message of these types and codes."""
+
+    protocol: int
+    type: Range
+    code: Range
+
+
+class MacMask(NamedTuple):
+    """Holds for a MAC address ``a`` (48 bits, first byte on the wire is the highest) where ``a & mask == value``."""
+
+    value: int
+    mask: int
+
+
+Ranges = tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Conditions that must all hold. ``None`` is no condition; a tuple holds if one of its members does.
+
+    A packet that lacks a field (a port, on a later fragment; ``ttl``, on ARP) meets no condition on that field.
+    """
+
+    interface: Ranges | None = None  # index in Policy.interfaces
+    family: Ranges | None = None  # Family
+    ethertype: Ranges | None = None  # behind VLAN tags
+    vlan: Ranges | None = None  # 0-4095 or NO_TAG
+    inner_vlan: Ranges | None = None  # 0-4095 or NO_TAG
+    src_mac: tuple[MacMask, ...] | None = None
+    dst_mac: tuple[MacMask, ...] | None = None
+    src: AddressRanges | None = None
+    dst: AddressRanges | None = None
+    proto: Ranges | None = None  # upper-layer protocol of an IP packet, 0-255
+    sport: Ranges | None = None
+    dport: Ranges | None = None
+    tcp_flags: tuple[TcpFlags, ...] | None = None
+    icmp: tuple[IcmpMessage, ...] | None = None
+    fragment: Ranges | None = None  # Fragment; IP packets only
+    length: Ranges | None = None  # IP total length in bytes; IPv6: payload length + 40
+    ttl: Ranges | None = None
+    dscp: Ranges | None = None
+    ip_options: Ranges | None = None  # 0 or 1; IP packets only
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    kind: ActionKind
+    interface: str | None = None  # REDIRECT: the target
+    src_mac: int | None = None  # REDIRECT: new addresses, 48 bits, or None to leave as they are
+    dst_mac: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    name: str
+    match: Match
+    action: Action
+    unless: Match | None = None  # SPEC's ``except``: the rule does not match where all of this holds
+    comment: str | None = None
+    text: str = ""  # the rule in canonical one-line form, for plan and status
+    position: Position | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    arp: bool
+    ndp: bool
+    dhcp: bool
+    icmp_errors: bool
+    established: bool
+    fragments: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    name: str
+    mode: AttachMode = AttachMode.AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """A named prefix set. ``entries`` counts what was written, before ranges were merged."""
+
+    name: str
+    ranges: AddressRanges
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortSet:
+    name: str
+    ranges: Ranges
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class TestStep:
+    """One packet of a policy test, or a wait before the next one (then ``packet`` is None)."""
+
+    packet: str | None
+    expect: Verdict | None = None
+    rule: str | None = None
+    interface: str | None = None  # None: the policy's first
+    wait_ns: int = 0
+    position: Position | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TestCase:
+    name: str
+    steps: tuple[TestStep, ...]
+    position: Position | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One firewall. ``rules`` are the enabled ones, in order of precedence: the first that matches decides."""
+
+    interfaces: tuple[Interface, ...]
+    default: Verdict
+    invalid: Verdict
+    allow: Allow
+    rules: tuple[Rule, ...] = ()
+    address_sets: tuple[AddressSet, ...] = ()
+    port_sets: tuple[PortSet, ...] = ()
+    tests: tuple[TestCase, ...] = ()
