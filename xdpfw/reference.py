@@ -7,19 +7,15 @@ IR, and with the program in the kernel nothing at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family, Fragment
-from xdpfw.packet.decode import (
-    ETHERTYPE_ARP,
-    PROTO_UDP,
-    Invalid,
-    Packet,
-    decode,
-)
+from xdpfw.packet.decode import ETHERTYPE_ARP, PROTO_UDP, Invalid, Packet, decode
+
+Observation = dict[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +49,12 @@ def evaluate(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> Deci
     for allowance in enabled_allowances(policy.allow):
         if ALLOWANCES[allowance](packet):
             return Decision(ir.Verdict.PASS, f"allow.{allowance}")
+    observation = observe(packet, interface)
     counted: list[str] = []
     for rule in policy.rules:
-        if unmet(rule.match, packet, interface) is not None:
+        if unmet(rule.match, packet, observation) is not None:
             continue
-        if rule.unless is not None and unmet(rule.unless, packet, interface) is None:
+        if rule.unless is not None and unmet(rule.unless, packet, observation) is None:
             continue
         if rule.action.kind is ir.ActionKind.COUNT:
             counted.append(rule.name)
@@ -67,54 +64,61 @@ def evaluate(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> Deci
     return Decision(policy.default, "default", counted=tuple(counted))
 
 
-def unmet(match: ir.Match, packet: Packet, interface: int | None) -> str | None:
-    """The first field of ``match`` whose condition ``packet`` does not meet, by its name there; None if it meets all."""
-    return next((field for field, holds in _conditions(match, packet, interface) if not holds), None)
+def observe(packet: Packet, interface: int | None) -> Observation:
+    """The packet's value of each field of ``ir.Match`` that is a plain number; None where it lacks the field."""
+    return {
+        "interface": interface,
+        "family": packet.family,
+        "ethertype": packet.ethertype,
+        "vlan": ir.NO_TAG if packet.vlan is None else packet.vlan,
+        "inner_vlan": ir.NO_TAG if packet.inner_vlan is None else packet.inner_vlan,
+        "proto": packet.proto,
+        "sport": packet.sport,
+        "dport": packet.dport,
+        "fragment": packet.fragment,
+        "length": packet.length,
+        "ttl": packet.ttl,
+        "dscp": packet.dscp,
+        "ip_options": packet.ip_options,
+    }
 
 
-def _conditions(match: ir.Match, packet: Packet, interface: int | None) -> Iterator[tuple[str, bool]]:
-    """(field, whether its condition holds) for each condition of ``match``."""
-    numbers = (
-        ("interface", match.interface, interface),
-        ("family", match.family, packet.family),
-        ("ethertype", match.ethertype, packet.ethertype),
-        ("vlan", match.vlan, ir.NO_TAG if packet.vlan is None else packet.vlan),
-        ("inner_vlan", match.inner_vlan, ir.NO_TAG if packet.inner_vlan is None else packet.inner_vlan),
-        ("proto", match.proto, packet.proto),
-        ("sport", match.sport, packet.sport),
-        ("dport", match.dport, packet.dport),
-        ("fragment", match.fragment, packet.fragment),
-        ("length", match.length, packet.length),
-        ("ttl", match.ttl, packet.ttl),
-        ("dscp", match.dscp, packet.dscp),
-        ("ip_options", match.ip_options, packet.ip_options),
+def unmet(match: ir.Match, packet: Packet, observation: Observation) -> str | None:
+    """The field of ``match`` whose condition is the first that ``packet`` does not meet; None if it meets all."""
+    for field, value in observation.items():
+        ranges = getattr(match, field)
+        if ranges is not None and not _within(ranges, value):
+            return field
+    if match.src is not None and (packet.src is None or not match.src.contains(packet.family, packet.src)):
+        return "src"
+    if match.dst is not None and (packet.dst is None or not match.dst.contains(packet.family, packet.dst)):
+        return "dst"
+    if match.src_mac is not None and not any(packet.src_mac & mask == value for value, mask in match.src_mac):
+        return "src_mac"
+    if match.dst_mac is not None and not any(packet.dst_mac & mask == value for value, mask in match.dst_mac):
+        return "dst_mac"
+    if match.tcp_flags is not None and not any(_flags_hold(want, packet.tcp_flags) for want in match.tcp_flags):
+        return "tcp_flags"
+    if match.icmp is not None and not any(_icmp_holds(want, packet) for want in match.icmp):
+        return "icmp"
+    return None
+
+
+def _within(ranges: ir.Ranges, value: int | None) -> bool:
+    return value is not None and any(low <= value <= high for low, high in ranges)
+
+
+def _flags_hold(want: ir.TcpFlags, flags: int | None) -> bool:
+    return flags is not None and flags & want.set == want.set and flags & want.clear == 0
+
+
+def _icmp_holds(want: ir.IcmpMessage, packet: Packet) -> bool:
+    return (
+        packet.icmp_type is not None
+        and packet.proto == want.protocol
+        and _within((want.type,), packet.icmp_type)
+        and _within((want.code,), packet.icmp_code)
     )
-    for field, ranges, value in numbers:
-        if ranges is not None:
-            yield field, value is not None and _within(ranges, value)
-    if match.src_mac is not None:
-        yield "src_mac", any(packet.src_mac & mask == value for value, mask in match.src_mac)
-    if match.dst_mac is not None:
-        yield "dst_mac", any(packet.dst_mac & mask == value for value, mask in match.dst_mac)
-    if match.src is not None:
-        yield "src", packet.src is not None and match.src.contains(packet.family, packet.src)
-    if match.dst is not None:
-        yield "dst", packet.dst is not None and match.dst.contains(packet.family, packet.dst)
-    if match.tcp_flags is not None:
-        flags = packet.tcp_flags
-        yield "tcp_flags", flags is not None and any(
-            flags & want.set == want.set and not flags & want.clear for want in match.tcp_flags
-        )
-    if match.icmp is not None:
-        kind, code = packet.icmp_type, packet.icmp_code
-        yield "icmp", kind is not None and code is not None and any(
-            packet.proto == want.protocol and _within((want.type,), kind) and _within((want.code,), code)
-            for want in match.icmp
-        )
-
-
-def _within(ranges: ir.Ranges, value: int) -> bool:
-    return any(low <= value <= high for low, high in ranges)
 
 
 def enabled_allowances(allow: ir.Allow) -> list[str]:
