@@ -79,7 +79,7 @@ class AddressRanges(NamedTuple):
 
 
 class TcpFlags(NamedTuple):
-    """Holds for a TCP header whose flag byte (RFC 9293, FIN = bit 0 .. CWR = bit 7) has all of ``set`` and none of ``clear``."""
+    """Holds for a TCP flag byte (RFC 9293; FIN is bit 0, CWR bit 7) with all of ``set`` and none of ``clear``."""
 
     set: int
     clear: int

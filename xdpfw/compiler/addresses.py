@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Address conditions -> elementary intervals, within which no condition changes.
+
+Conditions are *narrow* or *wide*. A narrow one covers few addresses, so that few others overlap it, and is worth
+a class of its own; a wide one would multiply the classes of all that it covers, and becomes a bit in a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from xdpfw.compiler.atoms import AddressCondition
+from xdpfw.compiler.ir import Ranges
+
+V4_BITS = 32
+V6_BITS = 128
+
+Active = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """One family's address space, cut up: interval i runs from ``starts[i]`` to the next start.
+
+    ``narrow[i]`` and ``wide[i]`` are the numbers of the conditions that hold there.
+    """
+
+    bits: int
+    starts: list[int]
+    narrow: list[Active]
+    wide: list[Active]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSpace:
+    """All that the conditions of one direction tell apart. ``no_address``: conditions that non-IP packets meet."""
+
+    v4: Intervals
+    v6: Intervals
+    no_address: Active
+
+
+def is_wide(condition: AddressCondition, threshold: int) -> bool:
+    """True if the condition covers more than a prefix of ``threshold`` bits, or non-IP packets too."""
+    return condition.none or any(
+        high - low >= 1 << bits - threshold
+        for ranges, bits in ((condition.v4, V4_BITS), (condition.v6, V6_BITS))
+        for low, high in ranges
+    )
+
+
+def _cut(bits: int, ranges_of: Iterable[tuple[int, Ranges]], wide: frozenset[int]) -> Intervals:
+    entering: dict[int, list[int]] = {}
+    leaving: dict[int, list[int]] = {}
+    for condition, ranges in ranges_of:
+        for low, high in ranges:
+            entering.setdefault(low, []).append(condition)
+            leaving.setdefault(high + 1, []).append(condition)
+    highest = (1 << bits) - 1
+    starts = sorted({0, *entering, *(start for start in leaving if start <= highest)})
+
+    # Equal sets are one object: the sweep of a set with 100,000 entries meets two of them, not 200,000.
+    known: dict[Active, Active] = {}
+    active: list[Active] = [frozenset(), frozenset()]
+    narrow_found, wide_found = [], []
+    for start in starts:
+        for conditions, operation in (
+            (leaving.get(start, ()), frozenset.difference),
+            (entering.get(start, ()), frozenset.union),
+        ):
+            for kind in (False, True):
+                changed = [c for c in conditions if (c in wide) is kind]
+                if changed:
+                    result = operation(active[kind], changed)
+                    active[kind] = known.setdefault(result, result)
+        narrow_found.append(active[False])
+        wide_found.append(active[True])
+    return Intervals(bits, starts, narrow_found, wide_found)
+
+
+def cut(conditions: Sequence[AddressCondition], wide: frozenset[int]) -> AddressSpace:
+    """The elementary intervals of ``conditions``; ``wide`` has the numbers of the wide ones."""
+    return AddressSpace(
+        v4=_cut(V4_BITS, ((i, c.v4) for i, c in enumerate(conditions)), wide),
+        v6=_cut(V6_BITS, ((i, c.v6) for i, c in enumerate(conditions)), wide),
+        no_address=frozenset(i for i, c in enumerate(conditions) if c.none),
+    )
+
+
+def holders(spaces: Iterable[Intervals]) -> Mapping[int, set[Active]]:
+    """For each narrow condition the distinct narrow sets that it is in."""
+    found: dict[int, set[Active]] = {}
+    for active in {narrow for space in spaces for narrow in space.narrow}:
+        for condition in active:
+            found.setdefault(condition, set()).add(active)
+    return found

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Rules -> atoms, the unit that the classifier sorts into its tables.
+
+An atom is a plain product: one set of values a field, all of which must hold. A rule without ``except`` is one
+atom. ``M except (a and b)`` is the union of ``M and not a`` and ``M and not b``: an atom for each condition of the
+exception, next to each other and with the same rule number. (They may overlap; the rule is the same.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from xdpfw.compiler import ir, ranges
+from xdpfw.compiler.ir import Family, Fragment, MacMask, Range, Ranges
+from xdpfw.kernel.abi import Absent, Detail, Field, Kind
+
+HIGHEST: dict[Field, int] = {
+    Field.PROTO: Absent.NO_PROTO,
+    Field.DPORT: Absent.NO_PORT,
+    Field.SPORT: Absent.NO_PORT,
+    Field.KIND: Kind.COUNT - 1,
+    Field.DETAIL: Absent.NO_DETAIL,
+    Field.INTERFACE: Absent.NO_INTERFACE,
+    Field.ETHERTYPE: 0xFFFF,
+    Field.VLAN: Absent.NO_TAG,
+    Field.INNER_VLAN: Absent.NO_TAG,
+    Field.LENGTH: Absent.NO_LENGTH,
+    Field.TTL: Absent.NO_TTL,
+    Field.DSCP: Absent.NO_DSCP,
+}
+"""The largest value that the parser gives each field. MAC addresses have conditions of their own."""
+
+
+class MacCondition(NamedTuple):
+    """Holds for an address that matches one of ``among`` (None: any address) and none of ``not_among``."""
+
+    among: tuple[MacMask, ...] | None
+    not_among: tuple[MacMask, ...] = ()
+
+
+class AddressCondition(NamedTuple):
+    """Holds for the addresses in ``v4`` and ``v6``, and with ``none`` for packets that have no IP address."""
+
+    v4: Ranges
+    v6: Ranges
+    none: bool = False
+
+
+FieldCondition = Ranges | MacCondition
+Predicate = tuple[tuple[Field, FieldCondition], ...]
+"""Conditions on small fields, in the order of Field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    rule: int
+    predicate: Predicate
+    src: AddressCondition | None
+    dst: AddressCondition | None
+    counts: bool  # a rule that only counts
+
+
+_EVERY_V4 = (Range(0, (1 << 32) - 1),)
+_EVERY_V6 = (Range(0, (1 << 128) - 1),)
+
+
+class _Conditions(NamedTuple):
+    """A Match in the data plane's own fields."""
+
+    fields: dict[Field, FieldCondition]
+    src: AddressCondition | None
+    dst: AddressCondition | None
+
+
+def _contains(values: Ranges | None, value: int) -> bool:
+    return values is None or any(low <= value <= high for low, high in values)
+
+
+def _kinds(match: ir.Match) -> Ranges | None:
+    """Family, fragment and options, which the parser puts into one number."""
+    if match.family is None and match.fragment is None and match.ip_options is None:
+        return None
+    kinds = []
+    for family in Family:
+        for fragment in Fragment:
+            for options in (0, 1):
+                is_ip = family is not Family.OTHER
+                if (
+                    _contains(match.family, family)
+                    and (match.fragment is None or (is_ip and _contains(match.fragment, fragment)))
+                    and (match.ip_options is None or (is_ip and _contains(match.ip_options, options)))
+                ):
+                    kind = family | fragment << Kind.FRAGMENT_SHIFT | options << Kind.OPTIONS_SHIFT
+                    kinds.append(Range(kind, kind))
+    return ranges.merge(kinds)
+
+
+def _details(match: ir.Match) -> Ranges | None:
+    """TCP flags and ICMP messages, which share a field as no packet has both."""
+    details: Ranges | None = None
+    if match.tcp_flags is not None:
+        details = ranges.merge(
+            (Detail.TCP + flags, Detail.TCP + flags)
+            for flags in range(256)
+            if any(flags & test.set == test.set and not flags & test.clear for test in match.tcp_flags)
+        )
+    if match.icmp is not None:
+        messages = ranges.merge(
+            (base + (kind << 8 | message.code.low), base + (kind << 8 | message.code.high))
+            for message in match.icmp
+            for base in (Detail.ICMP if message.protocol == 1 else Detail.ICMPV6,)
+            for kind in range(message.type.low, message.type.high + 1)
+        )
+        details = messages if details is None else ranges.intersect(details, messages)
+    return details
+
+
+def _tags(tags: Ranges | None) -> Ranges | None:
+    if tags is None:
+        return None
+    return ranges.merge((Absent.NO_TAG, Absent.NO_TAG) if low == ir.NO_TAG else (low, high) for low, high in tags)
+
+
+def _conditions(match: ir.Match) -> _Conditions:
+    by_field: dict[Field, FieldCondition | None] = {
+        Field.PROTO: match.proto,
+        Field.DPORT: match.dport,
+        Field.SPORT: match.sport,
+        Field.KIND: _kinds(match),
+        Field.DETAIL: _details(match),
+        Field.INTERFACE: match.interface,
+        Field.ETHERTYPE: match.ethertype,
+        Field.VLAN: _tags(match.vlan),
+        Field.INNER_VLAN: _tags(match.inner_vlan),
+        Field.LENGTH: match.length,
+        Field.TTL: match.ttl,
+        Field.DSCP: match.dscp,
+        Field.SRC_MAC: None if match.src_mac is None else MacCondition(match.src_mac),
+        Field.DST_MAC: None if match.dst_mac is None else MacCondition(match.dst_mac),
+    }
+    fields = {}
+    for field, condition in by_field.items():
+        if condition is not None:
+            fields[field] = condition if isinstance(condition, MacCondition) else ranges.merge(condition)
+    return _Conditions(
+        fields,
+        None if match.src is None else AddressCondition(match.src.v4, match.src.v6),
+        None if match.dst is None else AddressCondition(match.dst.v4, match.dst.v6),
+    )
+
+
+def _without_field(field: Field, condition: FieldCondition | None, exception: FieldCondition) -> FieldCondition:
+    if isinstance(exception, MacCondition):
+        assert condition is None or isinstance(condition, MacCondition)
+        return MacCondition(condition.among if condition else None, exception.among or ())
+    rest = ranges.complement(exception, HIGHEST[field])
+    assert not isinstance(condition, MacCondition)
+    return rest if condition is None else ranges.intersect(condition, rest)
+
+
+def _without_addresses(condition: AddressCondition | None, exception: AddressCondition) -> AddressCondition:
+    v4 = ranges.complement(exception.v4, _EVERY_V4[0].high)
+    v6 = ranges.complement(exception.v6, _EVERY_V6[0].high)
+    if condition is None:
+        return AddressCondition(v4, v6, none=True)
+    return AddressCondition(ranges.intersect(condition.v4, v4), ranges.intersect(condition.v6, v6))
+
+
+def _products(match: ir.Match, unless: ir.Match | None) -> Iterator[_Conditions]:
+    wanted = _conditions(match)
+    if unless is None:
+        yield wanted
+        return
+    exception = _conditions(unless)
+    for field, condition in exception.fields.items():
+        rest = _without_field(field, wanted.fields.get(field), condition)
+        yield wanted._replace(fields={**wanted.fields, field: rest})
+    if exception.src is not None:
+        yield wanted._replace(src=_without_addresses(wanted.src, exception.src))
+    if exception.dst is not None:
+        yield wanted._replace(dst=_without_addresses(wanted.dst, exception.dst))
+
+
+def _can_match(product: _Conditions) -> bool:
+    return all(product.fields.values()) and all(
+        address is None or any(address) for address in (product.src, product.dst)
+    )
+
+
+def atoms(policy: ir.Policy) -> list[Atom]:
+    """The atoms of all rules, in order of precedence. A rule that no packet can match has none."""
+    found = []
+    for number, rule in enumerate(policy.rules):
+        for product in _products(rule.match, rule.unless):
+            if _can_match(product):
+                predicate = tuple(sorted(product.fields.items(), key=lambda item: item[0]))
+                counts = rule.action.kind is ir.ActionKind.COUNT
+                found.append(Atom(number, predicate, product.src, product.dst, counts))
+    return found

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""IR -> the lookup tables that bpf/classify.h reads.
+
+ARCHITECTURE.md describes the structure; atoms.py, fields.py, addresses.py, grouping.py, rows.py, pairs.py and
+trie.py are its parts. Here they are put together and laid into one run of blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.addresses import Active
+from xdpfw.compiler.atoms import AddressCondition, Atom, Predicate, atoms
+from xdpfw.compiler.fields import Fields, FieldTable, bit_matrix, bit_vectors, classify_fields
+from xdpfw.compiler.grouping import WORD_BITS, AtomGroup, DirectionConditions, Grouping, group_atoms
+from xdpfw.compiler.pairs import build_pairs
+from xdpfw.compiler.rows import Entry, RowTable, RowTooLongError
+from xdpfw.compiler.tables import Tables
+from xdpfw.compiler.trie import add_trie
+from xdpfw.errors import CapacityError
+from xdpfw.kernel.abi import Direction, Field, Layout, Limit, Mac, Value
+
+MAX_TABLE_BYTES: Final = 256 << 20
+
+_MAX_FORCED: Final = 64
+"""So many conditions are made wide, one after the other, to shorten rows; then the policy is refused."""
+
+_ENTRY_BYTES: Final = Layout.BLOCK_BYTES // Layout.BLOCK_ENTRIES
+
+Matrix = npt.NDArray[np.uint8]
+
+
+Lookup = dict[str, Value]
+"""The part of struct xdpfw_config that says where the tables are."""
+
+
+def _words(bits: int) -> int:
+    return -(-bits // WORD_BITS)
+
+
+class _Builder:
+    """One attempt: fails with RowTooLongError where another division of the rules is needed."""
+
+    def __init__(self, policy_atoms: Sequence[Atom], grouping: Grouping) -> None:
+        self.atoms = policy_atoms
+        self.grouping = grouping
+        self.tables = Tables()
+        numbers: dict[Predicate, int] = {}
+        self.predicate_of = [numbers.setdefault(atom.predicate, len(numbers)) for atom in policy_atoms]
+        self.predicates = list(numbers)
+        self.fields: Fields = classify_fields(self.predicates)
+        self.row_table = RowTable(self.predicates, self.fields.groups)
+
+        wide = grouping.members(AtomGroup.WIDE)
+        self.deciding = [i for i in wide if not policy_atoms[i].counts]
+        self.counting = [i for i in wide if policy_atoms[i].counts]
+        self.wide_words = _words(len(self.deciding))
+        self.count_words = _words(len(self.counting))
+        if self.count_words > Limit.MAX_COUNT_WORDS:
+            raise CapacityError(
+                f"{len(self.counting):,} rules that only count, exceptions included, are more than "
+                f"{Limit.MAX_COUNT_WORDS * WORD_BITS:,}",
+                hint="let rules that pass or drop do the counting: each has a counter of its own",
+            )
+        # Bits of a vector: the rules that decide, padded to whole words, then the rules that count.
+        padding: list[int | None] = [None] * (self.wide_words * WORD_BITS - len(self.deciding))
+        self.vector: list[int | None] = [*self.deciding, *padding, *self.counting]
+
+    # Rows
+
+    def _by_condition(self, group: AtomGroup, direction: Direction) -> dict[int, list[int]]:
+        conditions = self.grouping.directions[direction]
+        found: dict[int, list[int]] = {}
+        for i in self.grouping.members(group):
+            condition = self._condition(i, direction)
+            assert condition is not None
+            found.setdefault(conditions.numbers[condition], []).append(i)
+        return found
+
+    def _condition(self, atom: int, direction: Direction) -> AddressCondition | None:
+        return self.atoms[atom].src if direction is Direction.SRC else self.atoms[atom].dst
+
+    def _entries(self, members: Sequence[int], other: Direction | None) -> list[Entry]:
+        entries = []
+        for i in sorted(members):
+            wide = None if other is None else self.grouping.directions[other].number(self._condition(i, other))
+            entries.append(Entry(self.atoms[i].rule, self.predicate_of[i], 0 if wide is None else wide + 1))
+        return list(dict.fromkeys(entries))
+
+    def _row_of_set(self, group: AtomGroup, direction: Direction, other: Direction) -> dict[Active, int]:
+        """For each narrow set of conditions in a direction the row of the atoms that have one of them."""
+        members = self._by_condition(group, direction)
+        space = self.grouping.directions[direction].space
+        rows = {}
+        for active in set(space.v4.narrow) | set(space.v6.narrow):
+            found = [i for condition in active for i in members.get(condition, ())]
+            rows[active] = self.row_table.reference(self._entries(found, other))
+        return rows
+
+    # Pairs
+
+    def _pair_classes(self, direction: Direction) -> dict[Active, int]:
+        """Class of each narrow set in the group of pairs: 0 where none of its conditions is in that group."""
+        used = self._by_condition(AtomGroup.PAIRS, direction).keys()
+        space = self.grouping.directions[direction].space
+        class_of: dict[Active, int] = {frozenset(): 0}
+        return {
+            active: class_of.setdefault(active.intersection(used), len(class_of))
+            for active in dict.fromkeys((*space.v4.narrow, *space.v6.narrow))
+        }
+
+    def _pairs(self, src_classes: dict[Active, int], dst_classes: dict[Active, int]) -> dict[tuple[int, int], int]:
+        def classes_with(classes: dict[Active, int]) -> dict[int, set[int]]:
+            found: dict[int, set[int]] = {}
+            for active, number in classes.items():
+                for condition in active:
+                    found.setdefault(condition, set()).add(number)
+            return found
+
+        src_with, dst_with = classes_with(src_classes), classes_with(dst_classes)
+        src, dst = self.grouping.directions
+        members: dict[tuple[int, int], list[int]] = {}
+        for i in self.grouping.members(AtomGroup.PAIRS):
+            src_number, dst_number = src.number(self.atoms[i].src), dst.number(self.atoms[i].dst)
+            assert src_number is not None
+            assert dst_number is not None
+            for s in src_with.get(src_number, ()):
+                for d in dst_with.get(dst_number, ()):
+                    members.setdefault((s, d), []).append(i)
+        return {pair: self.row_table.reference(self._entries(found, None)) for pair, found in members.items()}
+
+    # Vectors
+
+    def _predicate_vector(self, held: Matrix) -> Matrix:
+        """Columns of predicates, shape (classes, predicates) -> columns of the vector's atoms."""
+        return self._columns(held, [None if i is None else self.predicate_of[i] for i in self.vector])
+
+    @staticmethod
+    def _columns(held: Matrix, columns: Sequence[int | None]) -> Matrix:
+        found = np.zeros((held.shape[0], len(columns)), dtype=np.uint8)
+        present = [k for k, column in enumerate(columns) if column is not None]
+        if present:
+            found[:, present] = held[:, [column for column in columns if column is not None]]
+        return found
+
+    # Tables
+
+    def _field(self, table: FieldTable) -> Value:
+        return {
+            "used": 1,
+            "classes": 0 if table.classes is None else self.tables.add(table.classes),
+            "combine": 0 if table.combine is None else self.tables.add(table.combine),
+            "class_count": table.class_count,
+            "group": table.group,
+        }
+
+    def _lay_fields(self) -> tuple[list[Value], list[Value]]:
+        fields: list[Value] = [{} for _ in Field]
+        macs: list[Value] = [{} for _ in range(Mac.COUNT * Mac.PARTS)]
+        for table in self.fields.tables:
+            fields[table.field] = self._field(table)
+            if table.macs is None:
+                continue
+            first = (Mac.SRC if table.field is Field.SRC_MAC else Mac.DST) * Mac.PARTS
+            for part in range(Mac.PARTS):
+                combine = table.macs.combine[part]
+                macs[first + part] = {
+                    "used": 1,
+                    "classes": self.tables.add(table.macs.parts[part]),
+                    "combine": 0 if combine is None else self.tables.add(combine),
+                    "class_count": table.macs.class_counts[part],
+                }
+        return fields, macs
+
+    def _lay_groups(self, predicate_words: int, vector_words: int) -> list[Value]:
+        laid: list[Value] = [{} for _ in range(Limit.MAX_GROUPS)]
+        for number, group in enumerate(self.fields.groups):
+            held = bit_matrix(group.predicates, len(self.predicates))
+            laid[number] = {
+                "predicates": self.tables.add(bit_vectors(held, predicate_words)),
+                "wide": self.tables.add(bit_vectors(self._predicate_vector(held), vector_words)),
+            }
+        return laid
+
+    def _lay_direction(
+        self, direction: Direction, pair_classes: dict[Active, int], rows: dict[Active, int], vector_words: int
+    ) -> Value:
+        conditions = self.grouping.directions[direction]
+        if not conditions.numbers:
+            return {}
+        space = conditions.space
+        no_narrow: Active = frozenset()
+        wide_class: dict[Active, int] = {}
+        leaf_number: dict[tuple[int, int, int], int] = {}
+
+        def leaf(narrow: Active, wide: Active) -> int:
+            wide_number = wide_class.setdefault(wide, len(wide_class))
+            words = (pair_classes.get(narrow, 0), rows.get(narrow, 0), wide_number)
+            return leaf_number.setdefault(words, len(leaf_number))
+
+        no_address = leaf(no_narrow, space.no_address)
+        tries = []
+        for intervals in (space.v4, space.v6):
+            known: dict[tuple[Active, Active], int] = {}
+            leaves = np.empty(len(intervals.starts), dtype=np.uint32)
+            for i, key in enumerate(zip(intervals.narrow, intervals.wide, strict=True)):
+                if key not in known:
+                    known[key] = leaf(*key)
+                leaves[i] = known[key]
+            tries.append(add_trie(self.tables, intervals.bits, intervals.starts, leaves))
+
+        held = self._wide_matrix(wide_class, conditions)
+        columns = [None if i is None else conditions.number(self._condition(i, direction)) for i in self.vector]
+        vector = self._columns(held, columns)
+        anywhere = [k for k, i in enumerate(self.vector) if i is not None and columns[k] is None]
+        vector[:, anywhere] = 1
+        condition_words = max(_words(len(conditions.numbers)), 1)
+        table = np.array([(*words, 0) for words in leaf_number], dtype=np.uint32)
+        return {
+            "used": 1,
+            "root_v4": tries[0].root,
+            "root_v6": tries[1].root,
+            "root_bits_v4": tries[0].root_bits,
+            "root_bits_v6": tries[1].root_bits,
+            "no_address_leaf": no_address,
+            "leaves": self.tables.add(table, _ENTRY_BYTES),
+            "wide": self.tables.add(bit_vectors(vector, vector_words)),
+            "conditions": self.tables.add(bit_vectors(held, condition_words)),
+            "condition_words": condition_words,
+        }
+
+    @staticmethod
+    def _wide_matrix(wide_class: dict[Active, int], conditions: DirectionConditions) -> Matrix:
+        held = np.zeros((len(wide_class), len(conditions.numbers)), dtype=np.uint8)
+        for active, number in wide_class.items():
+            held[number, list(active)] = 1
+        return held
+
+    def build(self) -> Lookup:
+        src_classes, dst_classes = (self._pair_classes(direction) for direction in Direction)
+        pairs = self._pairs(src_classes, dst_classes)
+        src_rows = self._row_of_set(AtomGroup.SOURCE, Direction.SRC, Direction.DST)
+        dst_rows = self._row_of_set(AtomGroup.DESTINATION, Direction.DST, Direction.SRC)
+
+        predicate_words = max(_words(len(self.predicates)), 1)
+        vector_words = max(self.wide_words + self.count_words, 1)
+        fields, macs = self._lay_fields()
+        groups = self._lay_groups(predicate_words, vector_words)
+        directions = [
+            self._lay_direction(Direction.SRC, src_classes, src_rows, vector_words),
+            self._lay_direction(Direction.DST, dst_classes, dst_rows, vector_words),
+        ]
+        rules = [0 if i is None else self.atoms[i].rule for i in self.vector] or [0]
+        rows, dispatch = self.row_table.lay(self.tables)
+        pair_table, bucket_mask = build_pairs(pairs)
+        return {
+            "group_count": len(self.fields.groups),
+            "predicate_words": predicate_words,
+            "wide_words": self.wide_words,
+            "count_words": self.count_words,
+            "vector_words": vector_words,
+            "wide_rules": self.tables.add(np.array(rules, dtype=np.uint32)),
+            "rows": rows,
+            "dispatch": dispatch,
+            "pairs": self.tables.add(pair_table, _ENTRY_BYTES),
+            "pair_bucket_mask": bucket_mask,
+            "pairs_used": int(bool(pairs)),
+            "source_rows_used": int(any(src_rows.values())),
+            "destination_rows_used": int(any(dst_rows.values())),
+            "fields": fields,
+            "macs": macs,
+            "directions": directions,
+            "groups": groups,
+        }
+
+
+def _shorten(row_too_long: RowTooLongError, builder: _Builder, forced: set[AddressCondition]) -> None:
+    """Makes wide the narrow condition that most of a row's rules share, so that they leave the row."""
+    rules = {entry.rule for entry in row_too_long.row}
+    tally: dict[AddressCondition, int] = {}
+    for atom in builder.atoms:
+        if atom.rule in rules:
+            for direction, condition in ((Direction.SRC, atom.src), (Direction.DST, atom.dst)):
+                if condition is not None and builder.grouping.directions[direction].is_narrow(condition):
+                    tally[condition] = tally.get(condition, 0) + 1
+    forced.add(max(tally, key=lambda condition: tally[condition]))
+
+
+def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
+    """Where the tables are, and the tables.
+
+    Raises CapacityError where the policy does not fit into the structure.
+    """
+    policy_atoms = atoms(policy)
+    forced: set[AddressCondition] = set()
+    while True:
+        builder = _Builder(policy_atoms, group_atoms(policy_atoms, forced))
+        try:
+            lookup = builder.build()
+        except RowTooLongError as error:
+            if len(forced) == _MAX_FORCED:
+                rule = policy.rules[error.row[-1].rule]
+                raise CapacityError(
+                    f'rule "{rule.name}" is one of {len(error.row):,} that differ in one address only',
+                    rule.position,
+                    hint="put the addresses into a set, or several rules into one",
+                ) from None
+            _shorten(error, builder, forced)
+            continue
+        if builder.tables.size_bytes > MAX_TABLE_BYTES:
+            raise CapacityError(
+                f"the tables need {builder.tables.size_bytes >> 20:,} MiB, more than {MAX_TABLE_BYTES >> 20:,}",
+                hint="use fewer distinct port ranges, or rules with fewer overlapping networks",
+            )
+        return lookup, builder.tables.tobytes()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""MapImage: all that a policy puts into the kernel, as bytes. The same policy always gives the same bytes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.classifier import build_lookup
+from xdpfw.kernel import abi
+from xdpfw.kernel.abi import ActionFlag, ActionKind, Verdict
+
+_VERDICTS = {ir.Verdict.PASS: Verdict.PASS, ir.Verdict.DROP: Verdict.DROP}
+
+_ACTIONS = {
+    ir.ActionKind.PASS: ActionKind.ACTION_PASS,
+    ir.ActionKind.DROP: ActionKind.ACTION_DROP,
+    ir.ActionKind.TX: ActionKind.ACTION_TX,
+    ir.ActionKind.REDIRECT: ActionKind.ACTION_REDIRECT,
+    ir.ActionKind.COUNT: ActionKind.ACTION_PASS,  # never looked up: the classifier leaves these rules out
+}
+
+
+@dataclass(frozen=True)
+class MapImage:
+    """``config``: struct xdpfw_config, but for what a loader decides (trace, interface_factor), which is 0;
+    ``tables``: blocks of 64 bytes; ``actions``: struct xdpfw_action, one a rule; ``targets``: the interface behind
+    each slot of the devmap.
+    """
+
+    config: bytes
+    tables: bytes
+    actions: bytes
+    rule_count: int
+    targets: tuple[str, ...]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over everything, in hex."""
+        parts = (self.config, self.tables, self.actions, "\0".join(self.targets).encode())
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def _action(action: ir.Action, targets: tuple[str, ...]) -> abi.Value:
+    flags = 0
+    if action.src_mac is not None:
+        flags |= ActionFlag.ACTION_SET_SRC_MAC
+    if action.dst_mac is not None:
+        flags |= ActionFlag.ACTION_SET_DST_MAC
+    return {
+        "kind": _ACTIONS[action.kind],
+        "flags": flags,
+        "src_mac": (action.src_mac or 0).to_bytes(6, "big"),
+        "dst_mac": (action.dst_mac or 0).to_bytes(6, "big"),
+        "target": 0 if action.interface is None else targets.index(action.interface),
+    }
+
+
+def compile_policy(policy: ir.Policy) -> MapImage:
+    """Raises CapacityError where the policy does not fit into the data plane's limits."""
+    lookup, tables = build_lookup(policy)
+    targets = tuple(dict.fromkeys(r.action.interface for r in policy.rules if r.action.interface is not None))
+    allow = policy.allow
+    config = abi.pack(
+        "config",
+        {
+            **lookup,
+            "default_verdict": _VERDICTS[policy.default],
+            "invalid_verdict": _VERDICTS[policy.invalid],
+            "allow": {"arp": allow.arp, "ndp": allow.ndp, "dhcp": allow.dhcp, "icmp_errors": allow.icmp_errors},
+            "rule_count": len(policy.rules),
+        },
+    )
+    actions = abi.pack_array("action", (_action(rule.action, targets) for rule in policy.rules))
+    return MapImage(config, tables, actions, len(policy.rules), targets)
