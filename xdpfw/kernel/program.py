@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A loaded generation: the program with the maps of one policy."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol, Self
+
+from xdpfw.errors import CapacityError, KernelError, VerifierError
+from xdpfw.kernel import abi
+from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, object_info, options, take_log
+from xdpfw.kernel.maps import ArrayMap, Counter, CounterMap, Map
+
+OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
+PROGRAM: Final = "xdpfw"
+LOOPBACK: Final = 1
+"""The interface index of ``lo`` in every network namespace, on which test runs arrive."""
+
+LOG_BYTES: Final = 16 << 20
+"""Room for the verifier's log; its pages are touched only where it writes one."""
+
+ETHERNET_HEADER_BYTES: Final = 14
+
+OUTPUT_BYTES: Final = 128 << 10
+"""More than the largest frame that a test run can build (17 fragments of a page)."""
+
+FACTOR_TRIES: Final = 1 << 18
+_GOLDEN_RATIO: Final = 0x9E3779B1
+_U32: Final = 0xFFFFFFFF
+_XDP_ACTIONS: Final = ("aborted", "drop", "pass", "tx", "redirect")
+
+
+class Image(Protocol):
+    """What the compiler makes of a policy (xdpfw.compiler.image.MapImage)."""
+
+    @property
+    def config(self) -> bytes:
+        """``struct xdpfw_config``, whose ``trace`` and ``interface_factor`` are the loader's."""
+
+    @property
+    def tables(self) -> bytes:
+        """A whole number of blocks of ``Layout.BLOCK_BYTES``."""
+
+    @property
+    def actions(self) -> bytes:
+        """``rule_count`` elements of ``struct xdpfw_action``."""
+
+    @property
+    def rule_count(self) -> int: ...
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Interfaces that rules redirect to, by slot."""
+
+
+class Outcome(NamedTuple):
+    """What became of one frame."""
+
+    verdict: str
+    """``pass``, ``drop``, ``tx``, ``redirect``; ``aborted`` would be a fault of the program."""
+    reason: str | None
+    """As ``abi.reason_name`` has it; None if the generation does not trace."""
+    rule: int | None
+    """The rule that decided, where ``reason`` is ``rule``."""
+    frame: bytes
+    """The frame as the program left it."""
+    duration_ns: int
+    """Mean over the repetitions."""
+
+
+class Program(BpfObject):
+    """An XDP program, ours or found in bpffs."""
+
+    @property
+    def id(self) -> int:
+        return int(object_info(self._fd, "bpf_prog_info").id)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Maps:
+    """The maps of bpf/maps.h, by their names there; ``config`` is the program's read-only data."""
+
+    tables: ArrayMap
+    actions: ArrayMap
+    interfaces: ArrayMap
+    targets: ArrayMap
+    counters: CounterMap
+    verdicts: CounterMap
+    trace: ArrayMap
+    config: ArrayMap
+
+    @classmethod
+    def collect(cls, descriptor: Callable[[str], int]) -> Self:
+        """All maps; ``descriptor`` opens one by name. Where it raises, those opened before are closed."""
+        with contextlib.ExitStack() as opened:
+            maps = cls(
+                **{
+                    field.name: opened.enter_context(_MAP_CLASSES.get(field.name, ArrayMap)(descriptor(field.name)))
+                    for field in dataclasses.fields(cls)
+                }
+            )
+            opened.pop_all()
+        return maps
+
+    def by_name(self) -> dict[str, Map]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+_MAP_CLASSES: Final[dict[str, Any]] = {"counters": CounterMap, "verdicts": CounterMap}
+
+
+def interface_factor(ifindexes: Sequence[int]) -> int:
+    """An odd factor that gives each interface index a slot of its own: ``(u32)(ifindex * factor) >> 24``.
+
+    Always the same for the same indexes. Raises CapacityError if there are more than MAX_INTERFACES of them.
+    """
+    distinct = set(ifindexes)
+    limit = abi.Limit.MAX_INTERFACES
+    if len(distinct) > limit:
+        raise CapacityError(f"{len(distinct)} interfaces, but a firewall has at most {limit:d}")
+    for odd in range(1, FACTOR_TRIES, 2):
+        factor = _GOLDEN_RATIO * odd & _U32
+        if len({interface_slot(ifindex, factor) for ifindex in distinct}) == len(distinct):
+            return factor
+    raise CapacityError(f"no factor keeps the interfaces {sorted(distinct)} apart")
+
+
+def interface_slot(ifindex: int, factor: int) -> int:
+    """The slot of the map ``interfaces`` where the program looks for this interface."""
+    return (ifindex * factor & _U32) >> 24
+
+
+class Generation:
+    """A policy in the kernel. It stays there while this object is open, it is pinned, or an interface runs it."""
+
+    def __init__(self, program: Program, maps: Maps) -> None:
+        self.program = program
+        self.maps = maps
+        self._config = abi.unpack("config", maps.config.read(0))
+        self._runner: _Runner | None = None
+
+    @classmethod
+    def load(
+        cls, image: Image, *, interfaces: Sequence[int], targets: Sequence[int], trace: bool = False
+    ) -> Generation:
+        """A new generation that nothing runs yet.
+
+        ``interfaces`` are the interface indexes in the policy's order, ``targets`` those of ``image.targets``.
+        With ``trace``, which ``run`` needs to tell reason and rule, each packet costs some ns more.
+        Raises VerifierError, KernelError, CapacityError; nothing is left behind then.
+        """
+        if len(targets) != len(image.targets):
+            raise ValueError(f"{len(image.targets)} redirect targets need as many interfaces, not {len(targets)}")
+        config = abi.unpack("config", image.config)
+        config.trace = trace
+        config.interface_factor = interface_factor([*interfaces, LOOPBACK] if trace else interfaces)
+        sizes = {
+            "tables": len(image.tables) // abi.Layout.BLOCK_BYTES,
+            "actions": image.rule_count,
+            "targets": len(targets),
+            "counters": abi.Reason.COUNT + image.rule_count,
+        }
+        generation = cls(*_load(abi.to_bytes(config), sizes))
+        try:
+            generation._fill(image, interfaces, targets)
+        except BaseException:
+            generation.close()
+            raise
+        return generation
+
+    @classmethod
+    def open(cls, directory: Path) -> Generation:
+        """The generation that was pinned in ``directory``. Raises KernelError."""
+        program = Program.open(str(directory / "program"))
+        try:
+            return cls(program, Maps.collect(lambda name: _open_descriptor(directory / name)))
+        except BaseException:
+            program.close()
+            raise
+
+    def pin(self, directory: Path) -> None:
+        """Pins the program and each map by its name; the directory is there and empty."""
+        self.program.pin(str(directory / "program"))
+        for name, map_ in self.maps.by_name().items():
+            map_.pin(str(directory / name))
+
+    def close(self) -> None:
+        """Gives all descriptors back; again is harmless."""
+        if self._runner:
+            self._runner.close()
+            self._runner = None
+        self.program.close()
+        for map_ in self.maps.by_name().values():
+            map_.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def program_id(self) -> int:
+        return self.program.id
+
+    @property
+    def rule_count(self) -> int:
+        return int(self._config.rule_count)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Kernel memory of program and maps, per-CPU copies included."""
+        return self.program.locked_bytes + sum(map_.locked_bytes for map_ in self.maps.by_name().values())
+
+    def counters(self) -> tuple[list[Counter], list[Counter]]:
+        """Packets and bytes by reason (index: ``abi.Reason``; that of RULE is always 0) and by rule."""
+        counters = self.maps.counters.read()
+        return counters[: abi.Reason.COUNT], counters[abi.Reason.COUNT :][: self.rule_count]
+
+    def interface_verdicts(self) -> list[tuple[Counter, ...]]:
+        """A row for each of the policy's possible interfaces and, last, one for all others; by ``abi.Verdict``."""
+        counters = self.maps.verdicts.read()
+        width = abi.Verdict.COUNT
+        return [tuple(counters[start : start + width]) for start in range(0, len(counters), width)]
+
+    def set_interface(self, ifindex: int, index: int | None) -> None:
+        """Says that the interface ``ifindex`` is number ``index`` of the policy, or None: not named there."""
+        value = abi.pack("interface", [0, 0] if index is None else [ifindex, index])
+        self.maps.interfaces.write(interface_slot(ifindex, self._config.interface_factor), value)
+
+    def run(self, frame: bytes, interface: int | None = 0, *, repeat: int = 1) -> Outcome:
+        """Decides one frame as if it came in on the policy's interface of this number (None: on another).
+
+        The generation must have been loaded with ``trace`` for reason, rule and interface; without, the frame comes
+        in on ``lo``. Nothing is sent. Counters count. Frames of more than a page take several buffers, as on the wire.
+        A frame without a whole Ethernet header is answered from the constants and not counted: no driver hands one
+        on, and no test run takes one. Raises KernelError, for frames longer than a test run can build among others.
+        """
+        if len(frame) < ETHERNET_HEADER_BYTES:
+            verdict = abi.Verdict(self._config.invalid_verdict).name.lower()
+            return Outcome(verdict, abi.reason_name(abi.Reason.INVALID_ETHERNET), None, frame, 0)
+        if self._runner is None:
+            self._runner = _Runner(self)
+        return self._runner.run(frame, interface, repeat)
+
+    @property
+    def traces(self) -> bool:
+        return bool(self._config.trace)
+
+    def _fill(self, image: Image, interfaces: Sequence[int], targets: Sequence[int]) -> None:
+        self.maps.tables.fill(image.tables)
+        self.maps.actions.fill(image.actions)
+        for slot, target in enumerate(targets):
+            self.maps.targets.write(slot, ffi.buffer(ffi.new("__u32 *", target))[:])
+        for index, ifindex in enumerate(interfaces):
+            self.set_interface(ifindex, index)
+
+
+class _Runner:
+    """Buffers of test runs, made once: a run is one system call and little else."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._interface: int | None = -1
+        self._output = ffi.new("char[]", OUTPUT_BYTES)
+        self._options = options("bpf_test_run_opts", data_out=self._output)
+        self._program = generation.program.fileno()
+        self._test_run = libbpf().bpf_prog_test_run_opts
+        self._trace_memory: mmap.mmap | None = None
+        if generation.traces:
+            self._trace_memory = generation.maps.trace.mapped(abi.size_of("trace"), mmap.PROT_READ)
+            self._trace = ffi.cast("struct xdpfw_trace *", ffi.from_buffer(self._trace_memory))
+
+    def close(self) -> None:
+        if self._trace_memory:
+            del self._trace
+            self._trace_memory.close()
+
+    def run(self, frame: bytes, interface: int | None, repeat: int) -> Outcome:
+        if interface != self._interface and self._trace_memory:
+            self._generation.set_interface(LOOPBACK, interface)
+            self._interface = interface
+        opts = self._options
+        opts.data_in = data = ffi.from_buffer(frame)
+        opts.data_size_in = len(data)
+        opts.data_size_out = OUTPUT_BYTES
+        opts.repeat = repeat
+        result = self._test_run(self._program, opts)
+        if result < 0:
+            check(result, "test-run", f"a frame of {len(frame)} bytes")
+        verdict = _XDP_ACTIONS[opts.retval]
+        output = ffi.buffer(self._output, opts.data_size_out)[:]
+        if not self._trace_memory:
+            return Outcome(verdict, None, None, output, opts.duration)
+        reason = self._trace.reason
+        rule = self._trace.rule if reason == abi.Reason.RULE else None
+        return Outcome(verdict, abi.reason_name(reason), rule, output, opts.duration)
+
+
+def _open_descriptor(path: Path) -> int:
+    return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
+
+
+def _load(config: bytes, sizes: dict[str, int]) -> tuple[Program, Maps]:
+    """Opens the object file, sizes its maps, sets its constants and has the kernel verify it."""
+    library = libbpf()
+    take_log()
+    with mmap.mmap(-1, LOG_BYTES) as log:
+        log_buffer = ffi.from_buffer(log)
+        open_options = options(
+            "bpf_object_open_opts", kernel_log_buf=ffi.cast("char *", log_buffer), kernel_log_size=LOG_BYTES
+        )
+        bpf_object = library.bpf_object__open_file(os.fsencode(OBJECT), open_options)
+        if not bpf_object:
+            hint = "the BPF object is missing: make bpf builds it" if ffi.errno == errno.ENOENT else None
+            check(-ffi.errno, "open", str(OBJECT), hint=hint)
+        try:
+            for name, entries in sizes.items():
+                result = library.bpf_map__set_max_entries(_find_map(bpf_object, name), max(entries, 1))
+                check(result, "size", f"map {name}")
+            result = library.bpf_map__set_initial_value(_find_map(bpf_object, "config"), config, len(config))
+            check(result, "set", f"constants of {OBJECT.name}")
+            result = library.bpf_object__load(bpf_object)
+            verdict = ffi.string(ffi.cast("char *", log_buffer)).decode(errors="replace")
+            if result < 0 and verdict:
+                raise VerifierError(OBJECT.name, -result, verdict)
+            check(result, "load", OBJECT.name)
+            return _take(bpf_object)
+        finally:
+            library.bpf_object__close(bpf_object)
+            del log_buffer
+
+
+def _take(bpf_object: Any) -> tuple[Program, Maps]:
+    """Program and maps of a loaded object, with descriptors of their own."""
+    library = libbpf()
+    found = library.bpf_object__find_program_by_name(bpf_object, PROGRAM.encode())
+    if not found:
+        raise KernelError("find", f"program {PROGRAM} in {OBJECT.name}", errno.ENOENT)
+    maps = Maps.collect(lambda name: os.dup(library.bpf_map__fd(_find_map(bpf_object, name))))
+    return Program(os.dup(library.bpf_program__fd(found))), maps
+
+
+def _find_map(bpf_object: Any, name: str) -> Any:
+    section = ".rodata" if name == "config" else name
+    found = libbpf().bpf_object__find_map_by_name(bpf_object, section.encode())
+    if not found:
+        raise KernelError("find", f"map {section} in {OBJECT.name}", errno.ENOENT)
+    return found
