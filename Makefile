@@ -26,11 +26,12 @@ STAMP    := $(VENV)/.installed
 VM_STAMP := $(VENV)/.installed-vm
 
 OBJECTS  := $(patsubst bpf/%.bpf.c,xdpfw/kernel/%.bpf.o,$(wildcard bpf/*.bpf.c))
-BINDINGS := xdpfw/kernel/_bindings.py
+BINDINGS := xdpfw/kernel/_bindings.py xdpfw/kernel/_enums.py
 
 # Debian keeps asm/types.h in a directory of the machine's architecture, which -target bpf does not look at.
 MULTIARCH_INCLUDE = $(addprefix -idirafter ,$(shell ls -d /usr/include/$$(uname -m)-linux-gnu 2>/dev/null))
-BPF_CFLAGS = -target bpf -mcpu=v3 -O2 -g -std=gnu11 -Wall -Wextra -Werror $(MULTIARCH_INCLUDE)
+# The compilation directory . keeps the path of this checkout out of the BTF line info.
+BPF_CFLAGS = -target bpf -mcpu=v3 -O2 -g -std=gnu11 -Wall -Wextra -Werror -fdebug-compilation-dir=. $(MULTIARCH_INCLUDE)
 
 # $(call install_packages,LIST): installs those of LIST that are missing, or says how to.
 define install_packages
@@ -66,7 +67,7 @@ lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 
 .PHONY: test
 test: lint ## lint, then every test; as root, those of the kernel and of namespaces too
@@ -111,7 +112,7 @@ xdpfw/kernel/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile | build-packages
 	$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 	$(STRIP) -g $@
 
-$(BINDINGS): xdpfw/kernel/bindings_build.py bpf/abi.h | $(STAMP)
+$(BINDINGS) &: xdpfw/kernel/bindings_build.py bpf/abi.h | $(STAMP)
 	$(BIN)/python $<
 
 # Objects come first so that the build hook, which pip runs here, finds them done.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Build hook of the wheel: compiles the BPF programs and writes the cffi module.
+"""Build hook of the wheel: compiles the BPF programs and generates the Python side of their ABI.
 
 Both are made in place, so that an editable install finds them too.
 """
