@@ -29,8 +29,11 @@ PROTO_UDP: Final = 17
 PROTO_DCCP: Final = 33
 PROTO_ROUTING: Final = 43
 PROTO_FRAGMENT: Final = 44
+PROTO_GRE: Final = 47
+PROTO_ESP: Final = 50
 PROTO_AH: Final = 51
 PROTO_ICMPV6: Final = 58
+PROTO_NO_NEXT_HEADER: Final = 59
 PROTO_DESTINATION_OPTIONS: Final = 60
 PROTO_SCTP: Final = 132
 PROTO_MOBILITY: Final = 135
@@ -235,11 +238,16 @@ def _transport(packet: Packet, data: bytes) -> Packet | Invalid:
         if header_bytes > len(data):
             return cut_short
         return replace(packet, tcp_flags=data[13])
-    if (packet.family, packet.proto) in ((Family.IPV4, PROTO_ICMP), (Family.IPV6, PROTO_ICMPV6)):
+    if has_icmp_header(packet.family, packet.proto):
         if len(data) < ICMP_HEADER_BYTES:
             return cut_short
         return replace(packet, icmp_type=data[0], icmp_code=data[1])
     return packet
+
+
+def has_icmp_header(family: Family, proto: int | None) -> bool:
+    """Whether this is ICMP: that of IPv4 in IPv6 is not, nor the other way round."""
+    return (family, proto) in ((Family.IPV4, PROTO_ICMP), (Family.IPV6, PROTO_ICMPV6))
 
 
 def _u16(data: bytes, at: int) -> int:
