@@ -11,7 +11,7 @@ r"""Packets as people write them: SPEC's PACKET.
     PORTS    = "tcp" | "udp" | "udplite" | "sctp" | "dccp"
     ICMP     = "icmp" | "icmpv6"
     OTHER    = "gre" | "esp" | "ah" | "proto" NUMBER     a proto that has a name is written as its name is
-    END      = IPV4 ":" PORT | "[" IPV6 "]" ":" PORT     frag=later may leave out the ports, and has no header then
+    END      = IPV4 ":" PORT | "[" IPV6 "]" ":" PORT     an ADDRESS with frag=later
     ADDRESS  = IPV4 | IPV6 | "[" IPV6 "]"
     FLAGS    = letters of FSRPAUEC, "." for A and "W" for C as tcpdump has them | "none"
     MESSAGE  = "type" NUMBER ["code" NUMBER] | echo-request, unreachable, ...    default echo-request
@@ -21,7 +21,7 @@ r"""Packets as people write them: SPEC's PACKET.
              and of IP packets:
              | "ttl=" N | "dscp=" N                      default 64 (neighbour discovery: 255) and 0
              | "length=" N                               IP total length (IPv6: payload length + 40); zeros fill it up
-             | "frag=" ("first" | "later" | "none")
+             | "frag=" ("first" | "later" | "none")      later: no transport header, unless there are ports
              | "options"                                 IPv4 options, or an IPv6 hop-by-hop header
     NUMBER   = decimal, or hexadecimal behind "0x"
 
@@ -223,12 +223,12 @@ class _Parser:
         )
         packet = self.with_ports(packet, ends, (sport, dport))
         ethertype = decode.ETHERTYPE_IPV4 if packet.family is Family.IPV4 else decode.ETHERTYPE_IPV6
-        return self.ethernet(self.fill_up(packet, options.length), ethertype, options)
+        return self.ethernet(self.fill_up(kind, packet, options.length), ethertype, options)
 
     def with_ports(self, packet: IpPacket, ends: tuple[_Word, _Word], ports: tuple[int | None, int | None]) -> IpPacket:
-        has_ports = packet.proto in decode.PORT_HEADER_BYTES
-        if has_ports and ports == (None, None) and packet.fragment is Fragment.LATER:
+        if ports == (None, None) and packet.fragment is Fragment.LATER:
             return replace(packet, transport_header=False)
+        has_ports = packet.proto in decode.PORT_HEADER_BYTES
         for word, port in zip(ends, ports, strict=True):
             if has_ports and port is None:
                 example = f"{word.text}:80" if packet.family is Family.IPV4 else f"[{word.text.strip('[]')}]:80"
@@ -237,15 +237,13 @@ class _Parser:
                 raise self.error(word, f'"{word.text}" has a port, which this protocol has not')
         return replace(packet, sport=ports[0] or 0, dport=ports[1] or 0)
 
-    def fill_up(self, packet: IpPacket, length: int | None) -> bytes:
+    def fill_up(self, kind: _Word, packet: IpPacket, length: int | None) -> bytes:
         """The packet, its payload filled up with zeros to the IP length that was asked for."""
         shortest = len(build_ip(replace(packet, payload=b""))) + len(packet.payload)
         longest = 0xFFFF if packet.family is Family.IPV4 else 40 + 0xFFFF
         wanted = shortest if length is None else length
         if not shortest <= wanted <= longest:
-            raise self.error(
-                self.words[0], f"a length of {wanted} does not fit this packet", f"{shortest} to {longest}"
-            )
+            raise self.error(kind, f"a length of {wanted} does not fit this packet", f"{shortest} to {longest}")
         return build_ip(replace(packet, payload=packet.payload + bytes(wanted - shortest)))
 
     def ethernet(self, payload: bytes, ethertype: int, options: _Options) -> bytes:
@@ -331,7 +329,7 @@ class _Parser:
 
     def endpoint(self, word: _Word) -> tuple[IPv4Address | IPv6Address, int | None]:
         """An address, and the port if there is one."""
-        found = re.fullmatch(r"\[([^][]*)\](?::(.*))?|([0-9.]+):(.*)", word.text)
+        found = re.fullmatch(r"\[([^][]*)\](?::(.*))?|([0-9]+[.][0-9.]*):(.*)", word.text)
         address_text, port_text = (found[1] or found[3], found[2] or found[4]) if found else (word.text, None)
         try:
             address = ipaddress.ip_address(address_text)

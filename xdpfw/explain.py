@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why a policy decides on a packet as it does: each step of the reference interpreter, with its outcome."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, summarize_address_range
+from typing import Final
+
+from xdpfw.compiler import ir
+from xdpfw.packet.decode import Invalid, Packet, decode
+from xdpfw.packet.notation import PROTO_NAMES, describe
+from xdpfw.reference import Decision, Observation, enabled_allowances, evaluate, observe, unmet
+
+MAC_MASK: Final = 0xFFFFFFFFFFFF
+TCP_FLAG_NAMES: Final = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
+MAX_VLAN: Final = 4095
+SHOWN_ALTERNATIVES: Final = 4  # of a condition; a set may have a million
+
+
+class Outcome(enum.StrEnum):
+    PARSED = "parsed"
+    INVALID = "invalid"
+    MATCHED = "matched"
+    COUNTED = "counted"  # a count rule that matched
+    UNMET = "unmet"  # a condition does not hold
+    EXCEPTED = "excepted"  # all conditions hold, and so does the rule's except
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEntry:
+    """One step. ``field``, ``found`` and ``wanted`` tell of the first condition that a rule's packet does not meet."""
+
+    step: str  # parse, allow, rule or default
+    outcome: Outcome
+    name: str | None = None  # of the allowance or rule
+    field: str | None = None  # as in the policy, but icmp for icmp_type and icmp_code
+    found: str | None = None  # None: the packet has no such field. Step parse: the packet, or why it is invalid
+    wanted: str | None = None
+
+    def to_json(self) -> dict[str, str]:
+        """The entry without what it does not have."""
+        items = {key: getattr(self, key) for key in self.__slots__}
+        return {key: str(value) for key, value in items.items() if value is not None}
+
+    def __str__(self) -> str:
+        what = f"{self.step} {self.name}" if self.name else self.step
+        match self.outcome:
+            case Outcome.PARSED | Outcome.INVALID:
+                return f"{what}: {self.found}"
+            case Outcome.UNMET if self.field is None:
+                return f"{what}: no match"
+            case Outcome.UNMET if self.found is None:
+                return f"{what}: no match, the packet has no {self.field}; wanted: {self.wanted}"
+            case Outcome.UNMET:
+                return f"{what}: no match, {self.field} is {self.found}; wanted: {self.wanted}"
+            case Outcome.EXCEPTED:
+                return f"{what}: no match, its except holds"
+            case Outcome.COUNTED:
+                return f"{what}: counts, and goes on"
+            case Outcome.MATCHED:
+                return f"{what}: match"
+
+
+def explain(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> tuple[Decision, tuple[TraceEntry, ...]]:
+    """:func:`xdpfw.reference.evaluate`, with the steps that led to the decision; the last entry is what decided."""
+    decision = evaluate(policy, frame, interface)
+    return decision, tuple(_trace(policy, frame, interface, decision))
+
+
+def _trace(policy: ir.Policy, frame: bytes, interface: int | None, decision: Decision) -> Iterator[TraceEntry]:
+    packet = decode(frame)
+    if isinstance(packet, Invalid):
+        yield TraceEntry("parse", Outcome.INVALID, found=packet.reason)
+        return
+    yield TraceEntry("parse", Outcome.PARSED, found=describe(frame))
+    for allowance in enabled_allowances(policy.allow):
+        if decision.reason == f"allow.{allowance}":
+            yield TraceEntry("allow", Outcome.MATCHED, allowance)
+            return
+        yield TraceEntry("allow", Outcome.UNMET, allowance)
+    observation = observe(packet, interface)
+    for rule in policy.rules:
+        if rule.name == decision.rule:
+            yield TraceEntry("rule", Outcome.MATCHED, rule.name)
+            return
+        field = unmet(rule.match, packet, observation)
+        if field is not None:
+            found, wanted = _found(field, packet, observation, policy), _wanted(field, rule.match, policy)
+            yield TraceEntry("rule", Outcome.UNMET, rule.name, field, found, wanted)
+        elif rule.name in decision.counted:
+            yield TraceEntry("rule", Outcome.COUNTED, rule.name)
+        else:
+            yield TraceEntry("rule", Outcome.EXCEPTED, rule.name)
+    yield TraceEntry("default", Outcome.MATCHED)
+
+
+def _found(field: str, packet: Packet, observation: Observation, policy: ir.Policy) -> str | None:
+    """The packet's value of a field of ``ir.Match``, as a policy would write it."""
+    if field in ("src", "dst"):
+        address = getattr(packet, field)
+        return None if address is None else str(_address(packet.family, address))
+    if field in ("src_mac", "dst_mac"):
+        return _mac(getattr(packet, field))
+    if field == "tcp_flags":
+        return None if packet.tcp_flags is None else _flags(ir.TcpFlags(packet.tcp_flags, 0)) or "none"
+    if field == "icmp":
+        if packet.icmp_type is None or packet.proto is None:
+            return None
+        return f"{_number('proto', packet.proto, policy)} type {packet.icmp_type} code {packet.icmp_code}"
+    value = observation[field]
+    return None if value is None else _number(field, value, policy)
+
+
+def _wanted(field: str, match: ir.Match, policy: ir.Policy) -> str:
+    """The condition of ``match`` on ``field``, as a policy would write it."""
+    if field in ("src", "dst"):
+        ranges: ir.AddressRanges = getattr(match, field)
+        v4 = (_address_range(ir.Family.IPV4, item) for item in ranges.v4)
+        v6 = (_address_range(ir.Family.IPV6, item) for item in ranges.v6)
+        return _alternatives(itertools.chain(v4, v6), len(ranges.v4) + len(ranges.v6))
+    conditions = getattr(match, field)
+    texts: Iterable[str]
+    if field in ("src_mac", "dst_mac"):
+        texts = (
+            _mac(item.value) if item.mask == MAC_MASK else f"{_mac(item.value)}/{_mac(item.mask)}"
+            for item in conditions
+        )
+    elif field == "tcp_flags":
+        texts = map(_flags, conditions)
+    elif field == "icmp":
+        texts = (_icmp(item, policy) for item in conditions)
+    else:
+        texts = (_range(field, item, policy) for item in conditions)
+    return _alternatives(texts, len(conditions))
+
+
+def _alternatives(texts: Iterable[str], count: int) -> str:
+    shown = ", ".join(itertools.islice(texts, SHOWN_ALTERNATIVES))
+    return f"{shown} and {count - SHOWN_ALTERNATIVES:,} more" if count > SHOWN_ALTERNATIVES else shown
+
+
+def _number(field: str, value: int, policy: ir.Policy) -> str:
+    match field:
+        case "interface":
+            return policy.interfaces[value].name
+        case "family":
+            return ir.Family(value).name.lower()
+        case "fragment":
+            return ir.Fragment(value).name.lower()
+        case "ethertype":
+            return f"0x{value:04x}"
+        case "proto":
+            return next((name for name, number in PROTO_NAMES.items() if number == value), str(value))
+        case "vlan" | "inner_vlan" if value == ir.NO_TAG:
+            return "none"
+        case "ip_options":
+            return "true" if value else "false"
+        case _:
+            return str(value)
+
+
+def _range(field: str, bounds: ir.Range, policy: ir.Policy) -> str:
+    low, high = bounds
+    if low == high:
+        return _number(field, low, policy)
+    if field in ("interface", "family", "fragment", "ip_options"):
+        return ", ".join(_number(field, value, policy) for value in range(low, high + 1))
+    if field in ("vlan", "inner_vlan") and high == MAX_VLAN:
+        return {ir.NO_TAG: "none, any", 0: "any"}.get(low, f"{low}-{high}")
+    if field == "ethertype":
+        return f"0x{low:04x}-0x{high:04x}"
+    return f"{low}-{high}"
+
+
+def _icmp(message: ir.IcmpMessage, policy: ir.Policy) -> str:
+    text = f"{_number('proto', message.protocol, policy)} type {_range('type', message.type, policy)}"
+    return text if message.code == ir.Range(0, 255) else f"{text} code {_range('code', message.code, policy)}"
+
+
+def _flags(flags: ir.TcpFlags) -> str:
+    if flags == ir.TcpFlags(0, 0xFF):
+        return "none"
+    names = [name for bit, name in enumerate(TCP_FLAG_NAMES) if flags.set >> bit & 1]
+    names += [f"!{name}" for bit, name in enumerate(TCP_FLAG_NAMES) if flags.clear >> bit & 1]
+    return ",".join(names)
+
+
+def _mac(address: int) -> str:
+    return address.to_bytes(6).hex(":")
+
+
+def _address(family: ir.Family, address: int) -> IPv4Address | IPv6Address:
+    return IPv4Address(address) if family is ir.Family.IPV4 else IPv6Address(address)
+
+
+def _address_range(family: ir.Family, bounds: ir.Range) -> str:
+    """An address, a prefix where the range is just that, or the range."""
+    first, last = _address(family, bounds.low), _address(family, bounds.high)
+    if first == last:
+        return str(first)
+    networks = list(itertools.islice(summarize_address_range(first, last), 2))
+    return str(networks[0]) if len(networks) == 1 else f"{first}-{last}"
