@@ -224,6 +224,7 @@ int bpf_xdp_detach(int ifindex, __u32 flags, const struct bpf_xdp_attach_opts *o
 LIBC = """
 int vsnprintf(char *buffer, size_t size, const char *format, void *arguments);
 int setns(int fd, int type);
+int statfs(const char *path, long *status);
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
 """
 

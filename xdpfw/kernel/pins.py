@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The layout in bpffs, which is all the memory that xdpfw has.
+
+    <bpffs>/xdpfw/<instance>/generations/<number>/program, tables, ...   a generation (xdpfw.kernel.program)
+                                                  meta, source           what it was made from (Blob)
+                             generations/new-<number>/                   one that is being put together
+                             links/<interface>                           XDP links
+
+A generation is there once its directory has its number: one rename puts it there whole. bpffs keeps names with a dot
+for itself, so interfaces such as ``eth0.100`` are written with ``%2E``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from xdpfw.errors import KernelError, UsageError
+from xdpfw.kernel.libbpf import ffi, libc
+
+BPFFS: Final = Path("/sys/fs/bpf")
+BPFFS_MAGIC: Final = 0xCAFE4A11
+STATFS_BYTES: Final = 256
+DIRECTORY_MODE: Final = 0o700
+NEW_PREFIX: Final = "new-"
+INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def is_bpffs(path: Path) -> bool:
+    """True if ``path`` lies on a BPF file system."""
+    status = ffi.new("long[]", STATFS_BYTES // ffi.sizeof("long"))
+    return bool(libc().statfs(os.fsencode(path), status) == 0 and status[0] == BPFFS_MAGIC)
+
+
+def ensure_bpffs(path: Path = BPFFS) -> None:
+    """Mounts a BPF file system on ``path`` where there is none. Raises KernelError, which names the command for it."""
+    if is_bpffs(path):
+        return
+    if libc().mount(b"bpf", os.fsencode(path), b"bpf", 0, b"mode=0700") < 0:
+        hint = f"as root: mount -t bpf bpf {path}"
+        raise KernelError("mount the BPF file system on", str(path), ffi.errno, hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """One instance's part of bpffs. Nothing is there before ``lock`` makes it."""
+
+    instance: str = "default"
+    bpffs: Path = BPFFS
+
+    def __post_init__(self) -> None:
+        if not INSTANCE_NAME.fullmatch(self.instance):
+            raise UsageError(
+                f"instance name {self.instance!r}", hint="1 to 64 letters, digits, _ and - make an instance's name"
+            )
+
+    @property
+    def root(self) -> Path:
+        return self.bpffs / "xdpfw" / self.instance
+
+    @property
+    def links_directory(self) -> Path:
+        return self.root / "links"
+
+    def link(self, interface: str) -> Path:
+        """Where the link of this interface is pinned."""
+        return self.links_directory / interface.replace("%", "%25").replace(".", "%2E")
+
+    def links(self) -> dict[str, Path]:
+        """Pinned links by interface."""
+        return {_interface(name): self.links_directory / name for name in _names(self.links_directory)}
+
+    def generation(self, number: int) -> Path:
+        return self._generations_directory / str(number)
+
+    def generations(self) -> list[int]:
+        """The numbers of all that were committed, the oldest first."""
+        return sorted(int(name) for name in _names(self._generations_directory) if name.isdecimal())
+
+    @contextlib.contextmanager
+    def new_generation(self) -> Iterator[tuple[int, Path]]:
+        """A number that is free, and an empty directory to pin into.
+
+        Leaving the context commits it; an exception removes the directory with all that is in it. Needs ``lock``.
+        """
+        number = max(self.generations(), default=0) + 1
+        directory = self._generations_directory / f"{NEW_PREFIX}{number}"
+        remove_tree(directory)
+        _make(directory)
+        try:
+            yield number, directory
+            directory.rename(self.generation(number))
+        except BaseException:
+            remove_tree(directory)
+            raise
+
+    def remove_generation(self, number: int) -> None:
+        """Unpins a generation. It lives on where an interface runs it."""
+        remove_tree(self.generation(number))
+
+    def remove_unfinished(self) -> None:
+        """Removes what a process that was killed left half done. Needs ``lock``."""
+        for name in _names(self._generations_directory):
+            if name.startswith(NEW_PREFIX):
+                remove_tree(self._generations_directory / name)
+
+    def remove(self) -> None:
+        """Removes everything of this instance, links included."""
+        remove_tree(self.root)
+        with contextlib.suppress(OSError):  # other instances are there
+            self.root.parent.rmdir()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other writers of this instance out; makes its directories. A lock ends with its process.
+
+        Raises KernelError: EAGAIN where another process has it.
+        """
+        ensure_bpffs(self.bpffs)
+        descriptor = self._lock()
+        try:
+            for directory in (self._generations_directory, self.links_directory):
+                _make(directory)
+            yield
+        finally:
+            self._remove_if_empty()
+            os.close(descriptor)
+
+    @property
+    def _generations_directory(self) -> Path:
+        return self.root / "generations"
+
+    def _lock(self) -> int:
+        """An open descriptor of the instance's directory, locked."""
+        while True:
+            try:
+                _make(self.root.parent)
+                _make(self.root)
+                descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:  # another process has just removed it
+                continue
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is(descriptor, self.root):
+                    return descriptor
+            except BlockingIOError:
+                holder = _lock_holder(descriptor)
+                os.close(descriptor)
+                hint = f"process {holder} is changing it" if holder else "another process is changing it"
+                raise KernelError("lock", f"instance {self.instance}", errno.EAGAIN, hint=hint) from None
+            os.close(descriptor)
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            for directory in (self._generations_directory, self.links_directory, self.root, self.root.parent):
+                directory.rmdir()
+
+
+def instances(bpffs: Path = BPFFS) -> list[str]:
+    """The instances that have something in bpffs, by name."""
+    return sorted(_names(bpffs / "xdpfw"))
+
+
+def remove_tree(directory: Path) -> None:
+    """Unpins all that is below ``directory``, and the directory itself; none is fine."""
+    for name in _names(directory):
+        path = directory / name
+        if path.is_dir():
+            remove_tree(path)
+        else:
+            path.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        directory.rmdir()
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(DIRECTORY_MODE, exist_ok=True)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise KernelError("make directory", str(directory), error.errno or 0, hint="this takes root") from None
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise KernelError("list", str(directory), error.errno or 0, hint="this takes root") from None
+
+
+def _interface(name: str) -> str:
+    return name.replace("%2E", ".").replace("%25", "%")
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """False if another process has removed the directory in between, and perhaps made it anew."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock_holder(descriptor: int) -> int | None:
+    """The process that has the lock. A line of /proc/locks: ``1: FLOCK ADVISORY WRITE 42 00:1f:5678 0 EOF``."""
+    inode = str(os.fstat(descriptor).st_ino)
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for line in locks:
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
+                return int(fields[4])
+    return None
