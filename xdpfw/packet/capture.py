@@ -57,7 +57,7 @@ def read_capture(path: Path) -> Iterator[CapturedFrame]:
         with path.open("rb") as file:
             stream = _Stream(file, str(path))
             magic = stream.take(4, "the file header")
-            if magic == _SECTION_HEADER:
+            if magic == _SECTION_MAGIC:
                 yield from _read_pcapng(stream)
             elif magic in _PCAP_MAGICS:
                 yield from _read_pcap(stream, *_PCAP_MAGICS[magic])
@@ -141,11 +141,13 @@ def _read_pcap(stream: _Stream, order: str, tick_ns: int, record_form: str) -> I
         yield CapturedFrame(number, time_ns, _to_ethernet(link_type, data), kept_bytes < packet_bytes, link_type)
 
 
-_SECTION_HEADER: Final = b"\x0a\x0d\x0d\x0a"  # the same in both byte orders
+_SECTION_MAGIC: Final = b"\x0a\x0d\x0d\x0a"
+_SECTION_HEADER: Final = 0x0A0D0D0A  # in both byte orders
 _INTERFACE_DESCRIPTION: Final = 1
 _OBSOLETE_PACKET: Final = 2
 _SIMPLE_PACKET: Final = 3
 _ENHANCED_PACKET: Final = 6
+_PACKETS: Final = (_OBSOLETE_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET)
 
 _OPTION_END: Final = 0
 _OPTION_IF_TSRESOL: Final = 9
@@ -161,12 +163,13 @@ class _Interface:
 
 
 class _Block:
-    """A pcapng block's body; reads beyond its end are errors with the offset of the block."""
+    """A pcapng block; reads beyond its end are errors with the offset of the block."""
 
-    def __init__(self, stream: _Stream, start: int, order: str, body: bytes) -> None:
+    def __init__(self, stream: _Stream, start: int, order: str, type: int, body: bytes) -> None:
         self.stream = stream
         self.start = start
         self.order = order
+        self.type = type
         self.body = body
 
     def unpack(self, form: str) -> tuple[int, ...]:
@@ -187,34 +190,41 @@ class _Block:
 def _read_pcapng(stream: _Stream) -> Iterator[CapturedFrame]:
     """All behind the first block's type."""
     number = 0
-    order = "<"
     interfaces: list[_Interface] = []
-    block_type_bytes: bytes | None = _SECTION_HEADER
-    while block_type_bytes is not None:
+    for block in _read_blocks(stream):
+        if block.type == _SECTION_HEADER:
+            interfaces = []
+        elif block.type == _INTERFACE_DESCRIPTION:
+            interfaces.append(_read_interface(block))
+        elif block.type in _PACKETS:
+            number += 1
+            yield _read_packet(block, interfaces, number)
+
+
+def _read_blocks(stream: _Stream) -> Iterator[_Block]:
+    """The blocks, of which only those of interfaces and packets have a body here."""
+    order = "<"
+    type_bytes: bytes | None = _SECTION_MAGIC
+    while type_bytes is not None:
         start = stream.offset - 4
         length_bytes = stream.take(4, "a block's length")
-        if block_type_bytes == _SECTION_HEADER:
+        if type_bytes == _SECTION_MAGIC:
             order = _section_order(stream)
-            interfaces = []
-        (block_type,) = struct.unpack(f"{order}I", block_type_bytes)
-        (block_bytes,) = struct.unpack(f"{order}I", length_bytes)
+        block_type, block_bytes = struct.unpack(f"{order}II", type_bytes + length_bytes)
         body_bytes = block_bytes - (stream.offset - start) - 4
         if body_bytes < 0 or block_bytes % 4:
             raise stream.error(f"a block claims a length of {block_bytes} bytes", start, "a multiple of 4, from 12 on")
-        if block_type in (_INTERFACE_DESCRIPTION, _OBSOLETE_PACKET, _SIMPLE_PACKET, _ENHANCED_PACKET):
-            if body_bytes > MAX_BLOCK_BYTES:
-                raise stream.error(f"a block claims {block_bytes} bytes, more than {MAX_BLOCK_BYTES}", start)
-            block = _Block(stream, start, order, stream.take(body_bytes, "a block"))
-            if block_type == _INTERFACE_DESCRIPTION:
-                interfaces.append(_read_interface(block))
-            else:
-                number += 1
-                yield _read_packet(block, block_type, interfaces, number)
-        else:
+        if block_type != _INTERFACE_DESCRIPTION and block_type not in _PACKETS:
             stream.skip(body_bytes, "a block")
+            body = b""
+        elif body_bytes > MAX_BLOCK_BYTES:
+            raise stream.error(f"a block claims {block_bytes} bytes, more than {MAX_BLOCK_BYTES}", start)
+        else:
+            body = stream.take(body_bytes, "a block")
         if stream.take(4, "a block's second length") != length_bytes:
             raise stream.error("a block's two lengths differ", start)
-        block_type_bytes = stream.take_unless_end(4, "a block's type")
+        yield _Block(stream, start, order, block_type, body)
+        type_bytes = stream.take_unless_end(4, "a block's type")
 
 
 def _section_order(stream: _Stream) -> str:
@@ -242,19 +252,19 @@ def _read_interface(block: _Block) -> _Interface:
     return _Interface(link_type, kept_bytes, ticks_per_s, offset_s)
 
 
-def _read_packet(block: _Block, block_type: int, interfaces: list[_Interface], number: int) -> CapturedFrame:
-    if block_type == _SIMPLE_PACKET:
+def _read_packet(block: _Block, interfaces: list[_Interface], number: int) -> CapturedFrame:
+    if block.type == _SIMPLE_PACKET:
         index, ticks = 0, None
         (packet_bytes,) = block.unpack("I")
         kept_bytes = min(packet_bytes, len(block.body))
     else:
-        form = "IIIII" if block_type == _ENHANCED_PACKET else "HxxIIII"
+        form = "IIIII" if block.type == _ENHANCED_PACKET else "HxxIIII"
         index, ticks_high, ticks_low, kept_bytes, packet_bytes = block.unpack(form)
         ticks = ticks_high << 32 | ticks_low
     if index >= len(interfaces):
         raise block.error(f"packet {number} is of interface {index}, but the section describes {len(interfaces)}")
     interface = interfaces[index]
-    if block_type == _SIMPLE_PACKET and interface.kept_bytes:
+    if block.type == _SIMPLE_PACKET and interface.kept_bytes:
         kept_bytes = min(kept_bytes, interface.kept_bytes)
     if kept_bytes > MAX_PACKET_BYTES:
         raise block.error(f"packet {number} claims {kept_bytes} bytes, more than the {MAX_PACKET_BYTES} it may have")
