@@ -75,7 +75,7 @@ enum xdpfw_field {
 };
 
 /* Values that stand for "this packet has no such field"; each is the largest of its field. */
-enum xdpfw_none {
+enum xdpfw_absent {
 	XDPFW_NO_INTERFACE = XDPFW_MAX_INTERFACES,
 	XDPFW_NO_TAG = 4096,
 	XDPFW_NO_PROTO = 256,
