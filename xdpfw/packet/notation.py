@@ -123,16 +123,21 @@ def _from_capture(text: str, base_dir: Path, position: Position | None) -> bytes
     found = re.fullmatch(r"pcap:(.+)#([0-9]{1,12})", text)
     if found is None or int(found[2]) == 0:
         raise PolicyError(f'"{text}" names no packet of a capture', position, hint="pcap:FILE#N, N from 1")
-    path, wanted = base_dir / found[1], int(found[2])
+    try:
+        return _nth_frame(base_dir / found[1], int(found[2]))
+    except PolicyError as error:
+        raise PolicyError(error.message, position, hint=error.hint) from error
+
+
+def _nth_frame(path: Path, wanted: int) -> bytes:
     count = 0
     for captured in read_capture(path):
         count = captured.number
         if count == wanted:
             if captured.frame is None:
-                message = f"{path}: packet {wanted} has link type {captured.link_type}, which gives no Ethernet frame"
-                raise PolicyError(message, position)
+                raise PolicyError(f"{path}: packet {wanted} has no Ethernet equivalent: link type {captured.link_type}")
             return captured.frame
-    raise PolicyError(f"{path} has {count} packets, not {wanted}", position)
+    raise PolicyError(f"{path} has {count} packets, not {wanted}")
 
 
 @dataclass(frozen=True, slots=True)
