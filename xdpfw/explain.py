@@ -112,7 +112,9 @@ def _found(field: str, packet: Packet, observation: Observation, policy: ir.Poli
             return None
         return f"{_number('proto', packet.proto, policy)} type {packet.icmp_type} code {packet.icmp_code}"
     value = observation[field]
-    return None if value is None else _number(field, value, policy)
+    if value is None:
+        return "none of the policy's" if field == "interface" else None
+    return _number(field, value, policy)
 
 
 def _wanted(field: str, match: ir.Match, policy: ir.Policy) -> str:
