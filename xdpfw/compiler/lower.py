@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A loaded policy to the IR: names become numbers, sets become their ranges, defaults are filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.ranges import merge
+from xdpfw.compiler.ruletext import rule_text
+from xdpfw.policy import icmp, models
+from xdpfw.policy.addresses import V4_BITS, Addresses
+from xdpfw.policy.load import LoadedPolicy, LoadedRule, LoadedTest
+from xdpfw.policy.names import TCP
+from xdpfw.policy.source import collector_paused
+from xdpfw.policy.values import Mac, SetName, Span
+
+_FAMILIES: Final = {"other": ir.Family.OTHER, "ipv4": ir.Family.IPV4, "ipv6": ir.Family.IPV6}
+_FRAGMENTS: Final = {
+    "none": (ir.Fragment.NONE, ir.Fragment.NONE),
+    "first": (ir.Fragment.FIRST, ir.Fragment.FIRST),
+    "later": (ir.Fragment.LATER, ir.Fragment.LATER),
+    "any": (ir.Fragment.FIRST, ir.Fragment.LATER),
+}
+_NOT_IN_FORCE: Final = {
+    "established": "packets of open connections meet the rules like any other",
+    "fragments": "later fragments meet the rules like any other packet",
+}
+
+
+def lower(loaded: LoadedPolicy) -> ir.Policy:
+    """The IR of a policy. What can be wrong with one, ``load`` has refused."""
+    with collector_paused():
+        return _Lowering(loaded).policy()
+
+
+def not_in_force(policy: ir.Policy) -> list[str]:
+    """A line for each allowance that the policy has and the data plane does not make yet."""
+    return [
+        f"allow.{key} is not in force yet: {effect}"
+        for key, effect in _NOT_IN_FORCE.items()
+        if getattr(policy.allow, key)
+    ]
+
+
+class _Lowering:
+    """Conditions that are written alike become one object: a policy repeats few of them many times."""
+
+    def __init__(self, loaded: LoadedPolicy) -> None:
+        self.loaded = loaded
+        self.interface_index = {name: index for index, name in enumerate(loaded.interfaces)}
+        self.address_sets = {
+            found.name: ir.AddressSet(found.name, ir.AddressRanges(merge(found.v4), merge(found.v6)), found.entries)
+            for found in loaded.sets.values()
+            if found.kind == "prefix"
+        }
+        self.port_sets = {
+            found.name: ir.PortSet(found.name, merge(found.ports), found.entries)
+            for found in loaded.sets.values()
+            if found.kind == "port"
+        }
+        self.merged: dict[tuple[tuple[int, int], ...], ir.Ranges] = {}
+        self.unions: dict[tuple[Addresses | SetName, ...], ir.AddressRanges] = {}
+
+    def policy(self) -> ir.Policy:
+        loaded = self.loaded
+        allow_by_default = loaded.default == "drop"
+        allow = {
+            key: allow_by_default if (given := getattr(loaded.allow, key)) is None else given
+            for key in models.Allow.model_fields
+        }
+        return ir.Policy(
+            interfaces=tuple(
+                ir.Interface(name, ir.AttachMode(interface.mode)) for name, interface in loaded.interfaces.items()
+            ),
+            default=ir.Verdict(loaded.default),
+            invalid=ir.Verdict(loaded.invalid),
+            allow=ir.Allow(**allow),
+            rules=tuple(self.rule(rule) for rule in loaded.rules if rule.model.enabled),
+            address_sets=tuple(self.address_sets.values()),
+            port_sets=tuple(self.port_sets.values()),
+            tests=tuple(_test(test) for test in loaded.tests),
+        )
+
+    def rule(self, rule: LoadedRule) -> ir.Rule:
+        model = rule.model
+        protocols = _protocols(model.match)
+        return ir.Rule(
+            name=rule.name,
+            match=self.match(model.match, protocols),
+            action=_action(model.action),
+            unless=None if model.unless is None else self.match(model.unless, _protocols(model.unless) or protocols),
+            comment=model.comment,
+            text=rule_text(model),
+            position=rule.place.position(),
+        )
+
+    def match(self, match: models.Match, protocols: tuple[int, ...] | None) -> ir.Match:
+        """``protocols`` are those that the match is about, by its own word or, in ``except``, by the rule's."""
+        own = _protocols(match)
+        return ir.Match(
+            interface=self.numbers(match.interface, self.interface_index),
+            family=self.numbers(match.family, _FAMILIES),
+            ethertype=self.ranges(match.ethertype),
+            vlan=self.ranges(match.vlan),
+            inner_vlan=self.ranges(match.inner_vlan),
+            src_mac=_macs(match.src_mac),
+            dst_mac=_macs(match.dst_mac),
+            src=self.addresses(match.src),
+            dst=self.addresses(match.dst),
+            proto=None if own is None else self.ranges(tuple((number, number) for number in own)),
+            sport=self.ports(match.sport),
+            dport=self.ports(match.dport),
+            tcp_flags=None if match.tcp_flags is None else tuple(ir.TcpFlags(*flags) for flags in match.tcp_flags),
+            icmp=_icmp(match, protocols),
+            fragment=_fragments(match),
+            length=self.ranges(match.length),
+            ttl=self.ranges(match.ttl),
+            dscp=self.ranges(match.dscp),
+            ip_options=None if match.ip_options is None else self.ranges(((match.ip_options, match.ip_options),)),
+        )
+
+    def ranges(self, spans: tuple[tuple[int, int], ...] | None) -> ir.Ranges | None:
+        if spans is None:
+            return None
+        if spans not in self.merged:
+            self.merged[spans] = merge((int(low), int(high)) for low, high in spans)
+        return self.merged[spans]
+
+    def numbers(self, given: tuple[str, ...] | None, numbers: Mapping[str, int]) -> ir.Ranges | None:
+        return None if given is None else self.ranges(tuple((numbers[name], numbers[name]) for name in given))
+
+    def ports(self, ports: tuple[Span | SetName, ...] | None) -> ir.Ranges | None:
+        if ports is None:
+            return None
+        if len(ports) == 1 and isinstance(ports[0], SetName):
+            return self.port_sets[ports[0]].ranges
+        spans: list[tuple[int, int]] = []
+        for port in ports:
+            spans += self.port_sets[port].ranges if isinstance(port, SetName) else [port]
+        return self.ranges(tuple(spans))
+
+    def addresses(self, addresses: tuple[Addresses | SetName, ...] | None) -> ir.AddressRanges | None:
+        if addresses is None:
+            return None
+        if len(addresses) == 1 and isinstance(addresses[0], SetName):
+            return self.address_sets[addresses[0]].ranges
+        if addresses not in self.unions:
+            self.unions[addresses] = self.union(addresses)
+        return self.unions[addresses]
+
+    def union(self, addresses: tuple[Addresses | SetName, ...]) -> ir.AddressRanges:
+        v4: list[tuple[int, int]] = []
+        v6: list[tuple[int, int]] = []
+        for each in addresses:
+            if isinstance(each, SetName):
+                v4 += self.address_sets[each].ranges.v4
+                v6 += self.address_sets[each].ranges.v6
+            else:
+                (v4 if each.bits == V4_BITS else v6).append((each.low, each.high))
+        return ir.AddressRanges(merge(v4), merge(v6))
+
+
+def _protocols(match: models.Match) -> tuple[int, ...] | None:
+    """Flags without a proto are TCP's."""
+    if match.proto is None:
+        return None if match.tcp_flags is None else (TCP,)
+    return tuple(protocol.number for protocol in match.proto)
+
+
+def _fragments(match: models.Match) -> ir.Ranges | None:
+    return None if match.fragment is None else merge(_FRAGMENTS[name] for name in match.fragment)
+
+
+def _icmp(match: models.Match, protocols: tuple[int, ...] | None) -> tuple[ir.IcmpMessage, ...] | None:
+    if match.icmp_type is None and match.icmp_code is None:
+        return None
+    found = icmp.messages(protocols or (), match.icmp_type, match.icmp_code)
+    return tuple(
+        ir.IcmpMessage(protocol, ir.Range(*type_), ir.Range(*code)) for protocol, type_, code in sorted(set(found))
+    )
+
+
+def _macs(macs: tuple[Mac, ...] | None) -> tuple[ir.MacMask, ...] | None:
+    return None if macs is None else tuple(ir.MacMask(*mac) for mac in macs)
+
+
+def _action(action: models.Forward | str) -> ir.Action:
+    if isinstance(action, str):
+        return ir.Action(ir.ActionKind(action))
+    assert action.redirect is not None
+    target = action.redirect
+    return ir.Action(ir.ActionKind.REDIRECT, target.interface, target.src_mac, target.dst_mac)
+
+
+def _test(test: LoadedTest) -> ir.TestCase:
+    steps = tuple(
+        ir.TestStep(
+            packet=step.packet,
+            expect=None if step.expect is None else ir.Verdict(step.expect),
+            rule=step.rule,
+            interface=step.interface,
+            wait_ns=step.wait or 0,
+            position=test.place.position("steps", index, "packet"),
+        )
+        for index, step in enumerate(test.model.steps)
+    )
+    return ir.TestCase(test.name, steps, test.place.position())

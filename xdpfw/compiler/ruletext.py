@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A rule on one line, in canonical form: ``match proto tcp, dport 80 443 → pass``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from xdpfw.policy import models, names
+from xdpfw.policy.values import NO_TAG, Flags, Mac, Protocol, SetName, Span
+
+MAX_VALUES_SHOWN: Final = 8
+
+_PROTOCOLS: Final = {number: name for name, number in reversed(names.PROTOCOLS.items())}
+_MAC_BITS: Final = (1 << 48) - 1
+
+
+def rule_text(rule: models.Rule) -> str:
+    """Of long lists, the first values and how many more there are."""
+    text = f"match {_match(rule.match) or 'all'}"
+    if rule.unless is not None:
+        text += f" except {_match(rule.unless)}"
+    return f"{text} → {_action(rule.action)}"
+
+
+def mac_text(mac: int) -> str:
+    return mac.to_bytes(6, "big").hex(":")
+
+
+def _match(match: models.Match) -> str:
+    given = match.model_fields_set
+    return ", ".join(
+        f"{field} {_condition(getattr(match, field), write)}" for field, write in _WRITERS.items() if field in given
+    )
+
+
+def _condition(value: object, write: Callable[..., str]) -> str:
+    if not isinstance(value, tuple):
+        return write(value)
+    shown = [write(each) for each in value[:MAX_VALUES_SHOWN]]
+    more = len(value) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _action(action: models.Forward | str) -> str:
+    if isinstance(action, str):
+        return action
+    assert action.redirect is not None
+    target = action.redirect
+    macs = [
+        f" {field} {mac_text(mac)}"
+        for field, mac in (("src_mac", target.src_mac), ("dst_mac", target.dst_mac))
+        if mac is not None
+    ]
+    return f"redirect {target.interface}{''.join(macs)}"
+
+
+def _span(span: Span) -> str:
+    return str(span.low) if span.low == span.high else f"{span.low}-{span.high}"
+
+
+def _vlan(span: Span) -> str:
+    return "none" if span.low == NO_TAG else _span(span)
+
+
+def _ethertype(span: Span) -> str:
+    return f"{span.low:#06x}" if span.low == span.high else f"{span.low:#06x}-{span.high:#06x}"
+
+
+def _or_set(value: object) -> str:
+    if isinstance(value, SetName):
+        return f"@{value}"
+    return _span(value) if isinstance(value, Span) else str(value)
+
+
+def _protocol(protocol: Protocol) -> str:
+    return _PROTOCOLS.get(protocol.number, str(protocol.number))
+
+
+def _icmp(value: Span | str) -> str:
+    return value if isinstance(value, str) else _span(value)
+
+
+def _mac(mac: Mac) -> str:
+    return mac_text(mac.value) if mac.mask == _MAC_BITS else f"{mac_text(mac.value)}/{mac_text(mac.mask)}"
+
+
+def _flags(flags: Flags) -> str:
+    if flags in (Flags(0, 0xFF), Flags(0xFF, 0)):
+        return "all" if flags.set else "none"
+    on = [name for name, bit in names.TCP_FLAGS.items() if flags.set & bit]
+    off = [f"!{name}" for name, bit in names.TCP_FLAGS.items() if flags.clear & bit]
+    return ",".join(on + off)
+
+
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
+
+
+_WRITERS: Final[dict[str, Callable[..., str]]] = {
+    "interface": str,
+    "family": str,
+    "ethertype": _ethertype,
+    "vlan": _vlan,
+    "inner_vlan": _vlan,
+    "src_mac": _mac,
+    "dst_mac": _mac,
+    "src": _or_set,
+    "dst": _or_set,
+    "proto": _protocol,
+    "sport": _or_set,
+    "dport": _or_set,
+    "tcp_flags": _flags,
+    "icmp_type": _icmp,
+    "icmp_code": _icmp,
+    "fragment": str,
+    "length": _span,
+    "ttl": _span,
+    "dscp": _span,
+    "ip_options": _boolean,
+}

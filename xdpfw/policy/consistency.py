@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a rule gets wrong although each of its values is right: names of nothing, fields that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from xdpfw.policy import icmp, names
+from xdpfw.policy.addresses import V4_BITS, Addresses
+from xdpfw.policy.models import Match, Rule
+from xdpfw.policy.names import ICMP, ICMPV6, PORT_PROTOCOLS, TCP
+from xdpfw.policy.sets import LoadedSet
+from xdpfw.policy.source import Path
+from xdpfw.policy.values import NO_TAG, Protocol, SetName, Span
+
+_IPV4 = frozenset(("ipv4",))
+_IPV6 = frozenset(("ipv6",))
+_IP = _IPV4 | _IPV6
+_ALL = _IP | {"other"}
+_L4_FIELDS = ("sport", "dport", "tcp_flags", "icmp_type", "icmp_code")
+_IP_FIELDS = ("ttl", "length", "dscp", "ip_options", "fragment", *_L4_FIELDS)
+
+
+class Fault(NamedTuple):
+    """What is wrong at ``path``, from the rule on."""
+
+    path: Path
+    message: str
+    hint: str | None = None
+
+
+class _Families(NamedTuple):
+    """A field's word on which families a packet can be of."""
+
+    path: Path
+    families: frozenset[str]
+    because: str
+
+
+def faults(rule: Rule, sets: Mapping[str, LoadedSet | None], interfaces: Collection[str] | None) -> Iterator[Fault]:
+    """All faults of a rule.
+
+    ``sets`` has None for a set that exists but could not be read; ``interfaces`` is None where they could not.
+    """
+    yield from _match_faults("match", rule.match, _protocols(rule.match), sets, interfaces)
+    if rule.unless is not None:
+        if not rule.unless.model_fields_set:
+            yield Fault(("except",), "is empty: it holds for every packet, so the rule never matches", "leave it out")
+        protocols = _protocols(rule.unless) or _protocols(rule.match)
+        yield from _match_faults("except", rule.unless, protocols, sets, interfaces)
+
+
+def _protocols(match: Match) -> tuple[Protocol, ...] | None:
+    """The protocols that a match says or implies; None: it says nothing about them."""
+    if match.proto is None and match.tcp_flags is not None:
+        return (Protocol(TCP, named=True),)
+    return match.proto
+
+
+def _match_faults(
+    where: str,
+    match: Match,
+    protocols: tuple[Protocol, ...] | None,
+    sets: Mapping[str, LoadedSet | None],
+    interfaces: Collection[str] | None,
+) -> Iterator[Fault]:
+    for index, name in enumerate(match.interface or ()):
+        if interfaces is not None and name not in interfaces:
+            yield Fault(
+                (where, "interface", index),
+                f"{name} is not one of the policy's interfaces",
+                names.suggestion(name, interfaces),
+            )
+    unknown = False
+    for field, kind in (("src", "prefix"), ("dst", "prefix"), ("sport", "port"), ("dport", "port")):
+        for index, value in enumerate(getattr(match, field) or ()):
+            if isinstance(value, SetName) and (fault := _set_fault((where, field, index), value, kind, sets)):
+                unknown = True
+                yield fault
+    yield from _protocol_faults(where, match, protocols)
+    if match.fragment == ("later",):
+        for field in _L4_FIELDS:
+            if getattr(match, field) is not None:
+                yield Fault((where, field), "is never in a later fragment, and the rule is about no others")
+    if match.vlan == (Span(NO_TAG, NO_TAG),) and match.inner_vlan not in (None, match.vlan):
+        yield Fault((where, "inner_vlan"), "is never in a packet without tags, and the rule is about no others")
+    if not unknown:
+        yield from _family_faults(where, match, sets)
+
+
+def _set_fault(path: Path, name: str, kind: str, sets: Mapping[str, LoadedSet | None]) -> Fault | None:
+    if name not in sets:
+        of_kind = [known for known, found in sets.items() if found is None or found.kind == kind]
+        return Fault(path, f"@{name} is not a set of this policy", names.suggestion(name, of_kind, form="@{}"))
+    found = sets[name]
+    if found is not None and found.kind != kind:
+        holds = "ports" if found.kind == "port" else "prefixes"
+        return Fault(path, f"@{name} is a set of {holds}", f"a set of type {kind} belongs here")
+    return None
+
+
+def _protocol_faults(where: str, match: Match, protocols: tuple[Protocol, ...] | None) -> Iterator[Fault]:
+    numbers = None if protocols is None else {protocol.number for protocol in protocols}
+    written = f"proto {_listed(protocols)}" if protocols else "no proto"
+    for field in ("sport", "dport"):
+        if getattr(match, field) is not None and (numbers is None or not numbers & PORT_PROTOCOLS):
+            has = "the rule has no proto" if numbers is None else f"{written} has no ports"
+            yield Fault(
+                (where, field), f"needs a proto that has ports, and {has}", "add proto: [tcp, udp] or one of them"
+            )
+    if match.tcp_flags is not None and numbers is not None and TCP not in numbers:
+        yield Fault((where, "tcp_flags"), f"needs proto tcp, and the rule has {written}")
+    for field in ("icmp_type", "icmp_code"):
+        if getattr(match, field) is None:
+            continue
+        if numbers is None or not numbers & {ICMP, ICMPV6}:
+            yield Fault((where, field), f"needs proto icmp or icmpv6, and the rule has {written}")
+        else:
+            yield from _icmp_faults(where, field, match, numbers)
+
+
+def _icmp_faults(where: str, field: str, match: Match, numbers: Collection[int]) -> Iterator[Fault]:
+    given = [protocol for protocol in (ICMP, ICMPV6) if protocol in numbers]
+    proto = " or ".join("icmp" if protocol == ICMP else "icmpv6" for protocol in given)
+    if field == "icmp_type":
+        for index, type_ in enumerate(match.icmp_type or ()):
+            if all(icmp.type_span(protocol, type_) is None for protocol in given):
+                known = [name for protocol in given for name in names.ICMP_TYPES[protocol]]
+                yield Fault(
+                    (where, field, index), f"{type_} is not a type of {proto}", names.suggestion(str(type_), known)
+                )
+        return
+    for index, code in enumerate(match.icmp_code or ()):
+        if isinstance(code, str) and not any(icmp.messages(given, None, (code,))):
+            known = [name for protocol in given for name in names.ICMP_CODES[protocol]]
+            yield Fault((where, field, index), f"{code} is not a code of {proto}", names.suggestion(code, known))
+        elif isinstance(code, str) and not any(icmp.messages(given, match.icmp_type, (code,))):
+            yield Fault((where, field, index), f"{code} is not a code of that icmp_type", "leave icmp_type out")
+
+
+def _family_faults(where: str, match: Match, sets: Mapping[str, LoadedSet | None]) -> Iterator[Fault]:
+    """The first pair of fields that no packet satisfies together, since their families differ."""
+    seen: list[_Families] = []
+    for found in _families(where, match, sets):
+        for earlier in seen:
+            if not found.families & earlier.families:
+                yield Fault(found.path, f"never matches: {found.because}, and {earlier.because}")
+                return
+        seen.append(found)
+
+
+def _families(where: str, match: Match, sets: Mapping[str, LoadedSet | None]) -> Iterator[_Families]:
+    if match.family is not None:
+        families = frozenset(match.family)
+        yield _Families((where, "family"), families, f"family is {', '.join(match.family)}")
+    if match.ethertype is not None:
+        families = frozenset(_ethertype_family(span) for span in match.ethertype)
+        only = next(iter(families)) if len(families) == 1 else None
+        yield _Families(
+            (where, "ethertype"),
+            families,
+            f"ethertype is {'not IP' if only == 'other' else 'IP'}"
+            if only in (None, "other")
+            else f"ethertype is {_shown(families)}",
+        )
+    for field in ("src", "dst"):
+        if families := _address_families(getattr(match, field) or (), sets):
+            yield _Families((where, field), families, f"{field} is {_shown(families)}")
+    if match.proto is not None:
+        families = frozenset().union(*map(_protocol_families, match.proto))
+        only_icmp = families in (_IPV4, _IPV6)
+        because = f"proto {_listed(match.proto)} is {_shown(families)}" if only_icmp else "proto is in IP packets"
+        yield _Families((where, "proto"), families, because)
+    for field in _IP_FIELDS:
+        if getattr(match, field) is not None:
+            yield _Families((where, field), _IP, f"{field} is in IP packets")
+
+
+def _protocol_families(protocol: Protocol) -> frozenset[str]:
+    if not protocol.named:
+        return _IP
+    return {ICMP: _IPV4, ICMPV6: _IPV6}.get(protocol.number, _IP)
+
+
+def _ethertype_family(span: Span) -> str:
+    return {names.ETHERTYPES["ipv4"]: "ipv4", names.ETHERTYPES["ipv6"]: "ipv6"}.get(span, "other")
+
+
+def _address_families(values: Collection[Addresses | SetName], sets: Mapping[str, LoadedSet | None]) -> frozenset[str]:
+    """Empty where that cannot be said, or where there are no addresses."""
+    families: frozenset[str] = frozenset()
+    for value in values:
+        if isinstance(value, Addresses):
+            families |= _IPV4 if value.bits == V4_BITS else _IPV6
+        elif found := sets.get(value):
+            families |= (_IPV4 if found.v4 else frozenset()) | (_IPV6 if found.v6 else frozenset())
+        else:
+            return frozenset()
+    return families
+
+
+def _shown(families: frozenset[str]) -> str:
+    return {_IPV4: "IPv4", _IPV6: "IPv6"}.get(families, "IPv4 or IPv6")
+
+
+def _listed(protocols: tuple[Protocol, ...]) -> str:
+    by_number = {number: name for name, number in reversed(names.PROTOCOLS.items())}
+    return ", ".join(by_number.get(protocol.number, str(protocol.number)) for protocol in protocols)
