@@ -284,7 +284,9 @@ def test_each_reason_has_a_case() -> None:
 WHOLE_FRAMES = [
     bytes(V4 / TCP()),
     bytes(V6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrFragment(m=1) / UDP()),
-    bytes(ETHER / Dot1AD(vlan=1) / Dot1Q(vlan=2) / IPv6() / AH(nh=58, payloadlen=4, icv=bytes(12)) / ICMPv6EchoRequest()),
+    bytes(
+        ETHER / Dot1AD(vlan=1) / Dot1Q(vlan=2) / IPv6() / AH(nh=58, payloadlen=4, icv=bytes(12)) / ICMPv6EchoRequest()
+    ),
 ]
 
 
