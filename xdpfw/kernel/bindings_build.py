@@ -106,6 +106,7 @@ int bpf_program__fd(const struct bpf_program *program);
 int bpf_map__fd(const struct bpf_map *map);
 __u32 bpf_map__value_size(const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
+int bpf_map__set_value_size(struct bpf_map *map, __u32 size);
 int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
 
 struct bpf_map_create_opts {

@@ -70,7 +70,7 @@ class Attachment(NamedTuple):
 def namespace(name: str | None) -> Iterator[None]:
     """Puts this thread into the network namespace ``/run/netns/NAME`` and back; None stays where it is.
 
-    Only the network namespace changes: bpffs and files stay in sight, unlike under ``ip netns exec``. Sockets belong
+    Threads and processes that start meanwhile start there. Only the network namespace changes: bpffs and files stay in sight, unlike under ``ip netns exec``. Sockets belong
     to the namespace that they were made in, so none may be carried across. Raises KernelError.
     """
     if name is None:
@@ -128,7 +128,7 @@ def _names_near(name: str, names: list[str]) -> str:
 
 
 def attached(ifindex: int) -> Attached | None:
-    """The XDP program of an interface, whoever's it is; quick. Raises KernelError where there is no such interface."""
+    """The XDP program of an interface, whoever's it is; quick. None, too, where there is no such interface."""
     query = options("bpf_xdp_query_opts")
     check(libbpf().bpf_xdp_query(ifindex, 0, query), "look up", f"XDP program of interface {ifindex}")
     program_id = query.prog_id or query.drv_prog_id or query.skb_prog_id or query.hw_prog_id

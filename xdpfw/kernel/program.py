@@ -45,7 +45,7 @@ class Image(Protocol):
 
     @property
     def tables(self) -> bytes:
-        """A whole number of blocks of ``Layout.BLOCK_BYTES``."""
+        """The value of the map ``tables``: a whole number of blocks of ``Layout.BLOCK_BYTES``."""
 
     @property
     def actions(self) -> bytes:
@@ -161,12 +161,11 @@ class Generation:
         config.trace = trace
         config.interface_factor = interface_factor([*interfaces, LOOPBACK] if trace else interfaces)
         sizes = {
-            "tables": len(image.tables) // abi.Layout.BLOCK_BYTES,
             "actions": image.rule_count,
             "targets": len(targets),
             "counters": abi.Reason.COUNT + image.rule_count,
         }
-        generation = cls(*_load(abi.to_bytes(config), sizes))
+        generation = cls(*_load(abi.to_bytes(config), len(image.tables), sizes))
         try:
             generation._fill(image, interfaces, targets)
         except BaseException:
@@ -307,12 +306,11 @@ def _open_descriptor(path: Path) -> int:
     return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
 
 
-def _load(config: bytes, sizes: dict[str, int]) -> tuple[Program, Maps]:
+def _load(config: bytes, table_bytes: int, sizes: dict[str, int]) -> tuple[Program, Maps]:
     """Opens the object file, sizes its maps, sets its constants and has the kernel verify it."""
     library = libbpf()
     take_log()
-    with mmap.mmap(-1, LOG_BYTES) as log:
-        log_buffer = ffi.from_buffer(log)
+    with mmap.mmap(-1, LOG_BYTES) as log, ffi.from_buffer(log) as log_buffer:
         open_options = options(
             "bpf_object_open_opts", kernel_log_buf=ffi.cast("char *", log_buffer), kernel_log_size=LOG_BYTES
         )
@@ -324,6 +322,8 @@ def _load(config: bytes, sizes: dict[str, int]) -> tuple[Program, Maps]:
             for name, entries in sizes.items():
                 result = library.bpf_map__set_max_entries(_find_map(bpf_object, name), max(entries, 1))
                 check(result, "size", f"map {name}")
+            result = library.bpf_map__set_value_size(_find_map(bpf_object, "tables"), table_bytes)
+            check(result, "size", "map tables")
             result = library.bpf_map__set_initial_value(_find_map(bpf_object, "config"), config, len(config))
             check(result, "set", f"constants of {OBJECT.name}")
             result = library.bpf_object__load(bpf_object)
@@ -334,7 +334,6 @@ def _load(config: bytes, sizes: dict[str, int]) -> tuple[Program, Maps]:
             return _take(bpf_object)
         finally:
             library.bpf_object__close(bpf_object)
-            del log_buffer
 
 
 def _take(bpf_object: Any) -> tuple[Program, Maps]:
