@@ -70,8 +70,9 @@ class Attachment(NamedTuple):
 def namespace(name: str | None) -> Iterator[None]:
     """Puts this thread into the network namespace ``/run/netns/NAME`` and back; None stays where it is.
 
-    Threads and processes that start meanwhile start there. Only the network namespace changes: bpffs and files stay in sight, unlike under ``ip netns exec``. Sockets belong
-    to the namespace that they were made in, so none may be carried across. Raises KernelError.
+    Threads and processes that start meanwhile start there. Only the network namespace changes: bpffs and files stay
+    in sight, unlike under ``ip netns exec``. Sockets belong to the namespace that they were made in, so none may be
+    carried across. Raises KernelError.
     """
     if name is None:
         yield
