@@ -21,6 +21,8 @@ import pytest
 from xdpfw.kernel import abi, features, pins
 from xdpfw.kernel.program import Generation
 
+NOBODY = 65534
+
 _serial = itertools.count()
 
 
@@ -45,32 +47,31 @@ def _needs(request: pytest.FixtureRequest) -> None:
 
 @dataclass(frozen=True)
 class Image:
-    """An image without rules, made by hand."""
+    """What a compiler would make."""
 
-    config: bytes = abi.pack("config", {"default_verdict": abi.Verdict.PASS})
-    tables: bytes = b""
-    actions: bytes = b""
-    rule_count: int = 0
-    targets: tuple[str, ...] = ()
+    config: bytes
+    tables: bytes
+    actions: bytes
+    rule_count: int
+    targets: tuple[str, ...]
 
 
-@pytest.fixture
-def image() -> Image:
-    return Image()
+def hand_made(rule_count: int = 0, targets: tuple[str, ...] = (), **config: abi.Value) -> Image:
+    """An image whose rules match nothing and whose default is to pass; ``config``: members of struct xdpfw_config."""
+    tables = bytes(abi.Layout.BLOCK_BYTES)
+    members = {"default_verdict": abi.Verdict.PASS, "table_bytes": len(tables), "rule_count": rule_count, **config}
+    actions = abi.pack_array("action", [[abi.ActionKind.ACTION_PASS]] * rule_count)
+    return Image(abi.pack("config", members), tables, actions, rule_count, targets)
 
 
 @pytest.fixture
 def make_image() -> Callable[..., Image]:
-    """``make_image(rule_count, **members of struct xdpfw_config)``; no rule matches anything."""
+    return hand_made
 
-    def make(rule_count: int = 0, targets: tuple[str, ...] = (), **config: abi.Value) -> Image:
-        members = {"default_verdict": abi.Verdict.PASS, "rule_count": rule_count, **config}
-        action = {"kind": abi.ActionKind.ACTION_PASS}
-        return Image(
-            abi.pack("config", members), b"", abi.pack_array("action", [action] * rule_count), rule_count, targets
-        )
 
-    return make
+@pytest.fixture
+def image() -> Image:
+    return hand_made()
 
 
 @pytest.fixture
@@ -135,6 +136,16 @@ def veth() -> Iterator[Pair]:
 
 def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, timeout=30)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """The test runs as nobody, and so without capabilities."""
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 @pytest.fixture

@@ -118,6 +118,13 @@ def test_an_instance_name_that_bpffs_would_refuse_is_refused_with_the_rule(name:
         Pins(name)
 
 
+def test_without_privileges_it_says_what_it_takes(pins: Pins, unprivileged: None) -> None:
+    with pytest.raises(KernelError, match=r"Permission denied .*this takes root"), pins.lock():
+        pass
+    with pytest.raises(KernelError, match=r"Permission denied .*this takes root"):
+        pins.generations()
+
+
 def test_nothing_there_reads_as_nothing(pins: Pins) -> None:
     assert (pins.generations(), pins.links(), instances(pins.bpffs)) == ([], {}, [])
     remove_tree(pins.root)

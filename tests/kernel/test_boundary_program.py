@@ -182,6 +182,12 @@ def test_a_missing_object_file_names_what_makes_it(
         Generation.load(make_image(), interfaces=[], targets=[])
 
 
+def test_without_privileges_it_says_what_it_takes(make_image: Any, unprivileged: None) -> None:
+    with pytest.raises(KernelError, match="this takes root, or the capabilities CAP_BPF") as caught:
+        Generation.load(make_image(), interfaces=[], targets=[])
+    assert caught.value.errno in (errno.EPERM, errno.EACCES)
+
+
 @pytest.mark.parametrize("count", [1, 2, 16, 64])
 def test_interfaces_never_share_a_slot(count: int) -> None:
     for seed in range(5):

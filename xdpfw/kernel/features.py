@@ -252,8 +252,8 @@ def _null_program(flags: int) -> Program:
 class _EmptyImage:
     """A policy without rules, which passes everything."""
 
-    config = abi.pack("config", {"default_verdict": abi.Verdict.PASS})
-    tables = b""
+    tables = bytes(abi.Layout.BLOCK_BYTES)
+    config = abi.pack("config", {"default_verdict": abi.Verdict.PASS, "table_bytes": len(tables)})
     actions = b""
     rule_count = 0
     targets: tuple[str, ...] = ()
