@@ -26,11 +26,9 @@ enum xdpfw_limit {
 /* Sizes of what the tables are made of; see struct xdpfw_config. */
 enum xdpfw_layout {
 	XDPFW_BLOCK_BYTES = 64,		/* a cache line */
-	XDPFW_BLOCK_U16 = 32,
-	XDPFW_BLOCK_U32 = 16,
-	XDPFW_BLOCK_U64 = 8,
 	XDPFW_BLOCK_ENTRIES = 4,	/* struct xdpfw_entry */
-	XDPFW_STRIDE_BITS = 4,		/* of an address, a trie node resolves */
+	XDPFW_ROOT_BITS = 16,		/* of an address, a trie's root resolves */
+	XDPFW_MIN_STRIDE_BITS = 4,	/* and a node: 16 entries, one block */
 };
 
 enum xdpfw_family {
@@ -141,9 +139,9 @@ enum xdpfw_reason {
 };
 
 /*
- * Where the tables of one policy lie in the map "tables", an array of 64-byte blocks. A base counts elements of
- * the table's own type (u16, u32, u64, struct xdpfw_entry) from the start of the map and is a multiple of what one
- * block holds. These are constants to the verifier: what a policy does not use is dead code.
+ * Where the tables of one policy lie in the map "tables", one value made of 64-byte blocks. A base counts elements
+ * of the table's own type (u16, u32, u64, struct xdpfw_entry) from its start and is a multiple of what one block
+ * holds. These are constants to the verifier: what a policy does not use is dead code.
  */
 
 /* value -> class of a field (u16), and (combined class so far, class) -> combined class (u16). */
@@ -155,13 +153,16 @@ struct xdpfw_field_table {
 	__u32 group;		/* which combined class this field goes into */
 };
 
-/* How the addresses of one direction are classified. A leaf is one entry, at entries[leaves + leaf]. */
+/*
+ * How the addresses of one direction are classified. A leaf is one entry, at entries[leaves + leaf]; leaves 0: there
+ * is nothing but wide classes, and the number of the leaf is it.
+ */
 struct xdpfw_direction_table {
 	__u32 used;		/* 0: no rule looks at this direction's addresses; the leaf is 0 */
-	__u32 root_v4;		/* base: u32[root + first root_bits bits of the address] is a node or a leaf */
+	__u32 root_v4;		/* base: u32[root + first ROOT_BITS bits of the address] is a node or a leaf */
 	__u32 root_v6;
-	__u32 root_bits_v4;	/* multiples of STRIDE_BITS */
-	__u32 root_bits_v6;
+	__u32 stride_bits_v4;	/* bits of the address that a node resolves: 4 or 8 */
+	__u32 stride_bits_v6;
 	__u32 no_address_leaf;	/* of packets that are not IP */
 	__u32 leaves;		/* base: struct xdpfw_entry */
 	__u32 wide;		/* base: u64[wide + wide_class * vector_words + word], rules in the wide group */
@@ -183,7 +184,9 @@ struct xdpfw_allow {
 };
 
 struct xdpfw_config {
+	__u32 table_bytes;		/* of the map tables' only value */
 	__u32 trace;			/* 1: write each decision to the map "trace" (tests, replay) */
+	__u32 interface_count;
 	__u32 interface_factor;		/* slot of an ifindex: (u32)(ifindex * factor) >> 24 */
 	__u32 default_verdict;
 	__u32 invalid_verdict;
@@ -251,7 +254,7 @@ enum xdpfw_row_reference {
 	XDPFW_ROW_NUMBER_MASK = 0x7ffffff,
 };
 
-/* An entry of a trie: a leaf, or the number of a node, which is the block that its 16 entries fill. */
+/* An entry of a trie: a leaf, or the number of a node, which is the first block that its entries fill. */
 enum xdpfw_trie {
 	XDPFW_TRIE_LEAF = 0x40000000,
 	XDPFW_TRIE_NUMBER_MASK = 0x3fffffff,

@@ -22,71 +22,78 @@
 enum {
 	ADDRESS_BITS = 128,
 	WORD_BITS = 64,
-	TRIE_LEVELS = ADDRESS_BITS / XDPFW_STRIDE_BITS,
-	TRIE_FANOUT = 1 << XDPFW_STRIDE_BITS,
+	TRIE_LEVELS = (ADDRESS_BITS - XDPFW_ROOT_BITS) / XDPFW_MIN_STRIDE_BITS,
+	TRIE_NODE_UNIT = XDPFW_BLOCK_BYTES / sizeof(__u32),
 };
 
-/* All that the packet's own fields say, before any rule is looked at. */
+/* All that the packet's own fields say, before any rule is looked at. What the policy does not use stays unset. */
 struct lookup {
+	const void *tables;
 	__u32 combined[XDPFW_MAX_GROUPS];
 	struct xdpfw_leaf leaf[XDPFW_DIRECTION_COUNT];
 };
 
-static __always_inline __u32 combine(const volatile struct xdpfw_field_table *field, __u32 combined, __u32 value)
+static __always_inline __u32 combine(const struct lookup *l, const volatile struct xdpfw_field_table *field, __u32 combined, __u32 value)
 {
 	__u32 class = value;
 
 	/* Base 0 stands for the identity: fields with few values need no classes, the first of a group no combining. */
 	if (field->classes)
-		class = table_u16(field->classes + value);
+		class = table_16(l->tables, field->classes + value);
 	if (!field->combine)
 		return class;
-	return table_u16(field->combine + combined * field->class_count + class);
+	return table_16(l->tables, field->combine + combined * field->class_count + class);
 }
 
-static __always_inline __u32 mac_class(const struct packet *p, __u32 mac)
+static __always_inline __u32 mac_class(const struct lookup *l, const struct packet *p, __u32 mac)
 {
 	__u32 combined = 0;
 
 	for (int i = 0; i < XDPFW_MAC_PARTS; i++)
-		combined = combine(&config.macs[mac * XDPFW_MAC_PARTS + i], combined, bpf_ntohs(p->mac_be[mac][i]));
+		combined = combine(l, &config.macs[mac * XDPFW_MAC_PARTS + i], combined,
+				   bpf_ntohs(p->mac_be[mac][i]));
 	return combined;
 }
 
 static __always_inline void combine_fields(struct packet *p, struct lookup *l)
 {
+	l->combined[0] = 0;
+#pragma unroll
+	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
+		if (i < config.group_count)
+			l->combined[i] = 0;
 	if (config.fields[XDPFW_FIELD_SRC_MAC].used)
-		p->value[XDPFW_FIELD_SRC_MAC] = mac_class(p, XDPFW_MAC_SRC);
+		p->value[XDPFW_FIELD_SRC_MAC] = mac_class(l, p, XDPFW_MAC_SRC);
 	if (config.fields[XDPFW_FIELD_DST_MAC].used)
-		p->value[XDPFW_FIELD_DST_MAC] = mac_class(p, XDPFW_MAC_DST);
+		p->value[XDPFW_FIELD_DST_MAC] = mac_class(l, p, XDPFW_MAC_DST);
 #pragma unroll
 	for (int i = 0; i < XDPFW_FIELD_COUNT; i++) {
 		if (config.fields[i].used) {
 			__u32 group = config.fields[i].group % XDPFW_MAX_GROUPS;
 
-			l->combined[group] = combine(&config.fields[i], l->combined[group], p->value[i]);
+			l->combined[group] = combine(l, &config.fields[i], l->combined[group], p->value[i]);
 		}
 	}
 }
 
-static __always_inline __u32 trie_leaf(const volatile struct xdpfw_direction_table *table, const struct packet *p,
-				       struct address a)
+static __always_inline __u32 trie_leaf(const struct lookup *l, const volatile struct xdpfw_direction_table *table,
+				       const struct packet *p, struct address a)
 {
-	__u32 root = table->root_v6, bits = table->root_bits_v6, entry;
+	__u32 root = table->root_v6, bits = table->stride_bits_v6, entry;
 
 	if (p->family == XDPFW_FAMILY_OTHER)
 		return table->no_address_leaf;
 	if (p->family == XDPFW_FAMILY_IPV4) {
 		root = table->root_v4;
-		bits = table->root_bits_v4;
+		bits = table->stride_bits_v4;
 	}
-	entry = table_u32(root + (__u32)(a.high >> (WORD_BITS - bits)));
-	a.high = a.high << bits | a.low >> (WORD_BITS - bits);
-	a.low <<= bits;
+	entry = table_32(l->tables, root + (__u32)(a.high >> (WORD_BITS - XDPFW_ROOT_BITS)));
+	a.high = a.high << XDPFW_ROOT_BITS | a.low >> (WORD_BITS - XDPFW_ROOT_BITS);
+	a.low <<= XDPFW_ROOT_BITS;
 	for (int i = 0; i < TRIE_LEVELS && !(entry & XDPFW_TRIE_LEAF); i++) {
-		entry = table_u32(entry * TRIE_FANOUT + (__u32)(a.high >> (WORD_BITS - XDPFW_STRIDE_BITS)));
-		a.high = a.high << XDPFW_STRIDE_BITS | a.low >> (WORD_BITS - XDPFW_STRIDE_BITS);
-		a.low <<= XDPFW_STRIDE_BITS;
+		entry = table_32(l->tables, entry * TRIE_NODE_UNIT + (__u32)(a.high >> (WORD_BITS - bits)));
+		a.high = a.high << bits | a.low >> (WORD_BITS - bits);
+		a.low <<= bits;
 	}
 	return entry & XDPFW_TRIE_NUMBER_MASK;
 }
@@ -95,36 +102,31 @@ static __always_inline void find_leaf(const struct packet *p, struct lookup *l, 
 {
 	const volatile struct xdpfw_direction_table *table = &config.directions[direction];
 	const struct xdpfw_entry *entry;
+	__u32 leaf;
 
 	if (!table->used)
 		return;
-	entry = table_entry(table->leaves + trie_leaf(table, p, p->address[direction]));
+	leaf = trie_leaf(l, table, p, p->address[direction]);
+	if (!table->leaves) {
+		l->leaf[direction] = (struct xdpfw_leaf){ .wide_class = leaf };
+		return;
+	}
+	entry = table_entry(l->tables, table->leaves + leaf);
 	if (entry)
 		__builtin_memcpy(&l->leaf[direction], entry, sizeof(*entry));
-}
-
-/* Index of the lowest bit that is set; bits is not 0. */
-static __always_inline __u32 lowest_bit(__u64 bits)
-{
-	__u32 n = 0;
-
-	if (!(bits & 0xffffffff)) { n += 32; bits >>= 32; }
-	if (!(bits & 0xffff)) { n += 16; bits >>= 16; }
-	if (!(bits & 0xff)) { n += 8; bits >>= 8; }
-	if (!(bits & 0xf)) { n += 4; bits >>= 4; }
-	if (!(bits & 0x3)) { n += 2; bits >>= 2; }
-	return n + !(bits & 0x1);
+	else
+		l->leaf[direction] = (struct xdpfw_leaf){};
 }
 
 static __always_inline bool predicate_holds(const struct lookup *l, __u32 predicate)
 {
 	__u32 word = predicate / WORD_BITS;
-	__u64 bits = table_u64(config.groups[0].predicates + l->combined[0] * config.predicate_words + word);
+	__u64 bits = table_64(l->tables, config.groups[0].predicates + l->combined[0] * config.predicate_words + word);
 
 #pragma unroll
 	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
 		if (i < config.group_count)
-			bits &= table_u64(config.groups[i].predicates + l->combined[i] * config.predicate_words + word);
+			bits &= table_64(l->tables, config.groups[i].predicates + l->combined[i] * config.predicate_words + word);
 	return bits >> (predicate % WORD_BITS) & 1;
 }
 
@@ -133,7 +135,7 @@ static __always_inline bool condition_holds(const struct lookup *l, enum xdpfw_d
 	const volatile struct xdpfw_direction_table *table = &config.directions[direction];
 	__u32 first = l->leaf[direction].wide_class * table->condition_words;
 
-	return table_u64(table->conditions + first + condition / WORD_BITS) >> (condition % WORD_BITS) & 1;
+	return table_64(l->tables, table->conditions + first + condition / WORD_BITS) >> (condition % WORD_BITS) & 1;
 }
 
 /*
@@ -147,12 +149,12 @@ static __always_inline __u32 search_row(const struct lookup *l, __u32 row, enum 
 	if (row & XDPFW_ROW_DISPATCH) {
 		__u32 group = config.group_count > 1 ? row >> XDPFW_ROW_GROUP_SHIFT & XDPFW_ROW_GROUP_MASK : 0;
 
-		row = table_u32(config.dispatch + (row & XDPFW_ROW_NUMBER_MASK) + l->combined[group]);
+		row = table_32(l->tables, config.dispatch + (row & XDPFW_ROW_NUMBER_MASK) + l->combined[group]);
 	}
 	if (!row)
 		return best;
 	for (int i = 0; i < XDPFW_MAX_ROW_ENTRIES; i++) {
-		entry = (const struct xdpfw_row *)table_entry(config.rows + row - 1 + i);
+		entry = (const struct xdpfw_row *)table_entry(l->tables, config.rows + row - 1 + i);
 		if (!entry || entry->rule >= best)
 			return best;
 		if (predicate_holds(l, entry->predicate) &&
@@ -174,13 +176,13 @@ static __always_inline __u64 pair_hash(__u32 src_class, __u32 dst_class)
 	return hash ^ hash >> 32;
 }
 
-static __always_inline __u32 search_bucket(__u32 bucket, __u32 src_class, __u32 dst_class)
+static __always_inline __u32 search_bucket(const struct lookup *l, __u32 bucket, __u32 src_class, __u32 dst_class)
 {
 	const struct xdpfw_pair *pair;
 
 #pragma unroll
 	for (int i = 0; i < XDPFW_BLOCK_ENTRIES; i++) {
-		pair = (const struct xdpfw_pair *)table_entry(config.pairs + bucket * XDPFW_BLOCK_ENTRIES + i);
+		pair = (const struct xdpfw_pair *)table_entry(l->tables, config.pairs + bucket * XDPFW_BLOCK_ENTRIES + i);
 		if (pair && pair->src_class == src_class && pair->dst_class == dst_class)
 			return pair->row;
 	}
@@ -197,25 +199,25 @@ static __always_inline __u32 find_pair(const struct lookup *l)
 	if (!src_class || !dst_class)
 		return 0;
 	hash = pair_hash(src_class, dst_class);
-	row = search_bucket((__u32)hash & config.pair_bucket_mask, src_class, dst_class);
+	row = search_bucket(l, (__u32)hash & config.pair_bucket_mask, src_class, dst_class);
 	if (row)
 		return row;
-	return search_bucket((__u32)(hash >> 32) & config.pair_bucket_mask, src_class, dst_class);
+	return search_bucket(l, (__u32)(hash >> 32) & config.pair_bucket_mask, src_class, dst_class);
 }
 
 /* One word of the vector of those rules in the wide group that match. */
 static __always_inline __u64 wide_matches(const struct lookup *l, __u32 word)
 {
-	__u64 bits = table_u64(config.groups[0].wide + l->combined[0] * config.vector_words + word);
+	__u64 bits = table_64(l->tables, config.groups[0].wide + l->combined[0] * config.vector_words + word);
 
 #pragma unroll
 	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
 		if (i < config.group_count)
-			bits &= table_u64(config.groups[i].wide + l->combined[i] * config.vector_words + word);
+			bits &= table_64(l->tables, config.groups[i].wide + l->combined[i] * config.vector_words + word);
 #pragma unroll
 	for (int i = 0; i < XDPFW_DIRECTION_COUNT; i++)
 		if (config.directions[i].used)
-			bits &= table_u64(config.directions[i].wide +
+			bits &= table_64(l->tables, config.directions[i].wide +
 					  l->leaf[i].wide_class * config.vector_words + word);
 	return bits;
 }
@@ -230,7 +232,7 @@ static __always_inline __u32 search_wide(const struct lookup *l, __u32 best)
 			break;
 		bits = wide_matches(l, word);
 		if (bits) {
-			rule = table_u32(config.wide_rules + word * WORD_BITS + lowest_bit(bits));
+			rule = table_32(l->tables, config.wide_rules + word * WORD_BITS + lowest_bit(bits));
 			return rule < best ? rule : best;
 		}
 	}

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The maps, and the constants. Sizes of 1 are placeholders: the loader sets the number of elements, which the
- * verifier need not know, as each look-up checks its own bound.
+ * The maps, and the constants. Sizes of 1 (and of tables' value) are placeholders: the loader sets them.
  */
 #ifndef XDPFW_MAPS_H
 #define XDPFW_MAPS_H
@@ -13,20 +12,13 @@
 
 const volatile struct xdpfw_config config;
 
-union block {
-	__u16 u16[XDPFW_BLOCK_U16];
-	__u32 u32[XDPFW_BLOCK_U32];
-	__u64 u64[XDPFW_BLOCK_U64];
-	struct xdpfw_entry entry[XDPFW_BLOCK_ENTRIES];
-};
-
-/* The compiled policy; tables.h reads it. */
+/* The compiled policy, config.table_bytes in one value; tables.h reads it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, union block);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, XDPFW_BLOCK_BYTES);
 } tables SEC(".maps");
 
 struct {

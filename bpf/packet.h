@@ -16,7 +16,7 @@ struct packet {
 	__u32 family;				/* enum xdpfw_family */
 	__u32 fragment;				/* enum xdpfw_fragment */
 	__u32 value[XDPFW_FIELD_COUNT];		/* by enum xdpfw_field; the MACs' are found by classify() */
-	__u16 mac_be[XDPFW_MAC_COUNT][XDPFW_MAC_PARTS];
+	__u16 mac_be[XDPFW_MAC_COUNT][XDPFW_MAC_PARTS];	/* where a rule looks at them */
 	struct address address[XDPFW_DIRECTION_COUNT];
 };
 

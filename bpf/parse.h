@@ -2,8 +2,8 @@
 /*
  * xdp_md -> struct packet: Ethernet, VLAN tags, IPv4 with options, IPv6 with extension headers, fragments, L4.
  *
- * Every header is copied out through pull(), which knows three ends: of the linear part (behind it the helper
- * reads), of the frame, and of the IP datagram (behind it is padding, whatever the bytes look like).
+ * Every header is read through pull(), which knows three ends: of the linear part (behind it the helper reads), of
+ * the frame, and of the IP datagram (behind it is padding, whatever the bytes look like).
  *
  * Each parser returns 0 (XDPFW_REASON_RULE: rules may decide) or the reason for which the packet is invalid.
  */
@@ -27,6 +27,7 @@ enum {
 	IPV6_FRAGMENT_OFFSET = 0xfff8,
 	IPV6_MORE_FRAGMENTS = 0x0001,
 	TCP_MIN_WORDS = 5,
+	TCP_FLAGS_OFFSET = 13,		/* RFC 9293 section 3.1 */
 	IPV4_MIN_WORDS = 5,
 	PORTS_UDP_BYTES = 8,		/* UDP (RFC 768), UDP-Lite (RFC 3828) */
 	PORTS_SCTP_BYTES = 12,		/* SCTP (RFC 9260), DCCP (RFC 4340) */
@@ -75,21 +76,21 @@ struct cursor {
 	__u32 end;		/* of what may be read: the frame's, then the datagram's */
 };
 
-/* Copies size bytes (a constant, a multiple of 2) at the cursor. Returns 0, or -1 if the end comes earlier. */
-static __always_inline int pull(const struct cursor *c, void *header, __u32 size)
+/*
+ * The size bytes at the cursor, or NULL if the end comes earlier. They are read where they lie; those that reach
+ * beyond the linear part come in buffer. Reads may be unaligned: the JITs of all machines with XDP drivers do that.
+ */
+static __always_inline const void *pull(const struct cursor *c, void *buffer, __u32 size)
 {
 	__u32 offset = c->offset;
-	void *from;
+	const void *here;
 
 	if (offset > MAX_OFFSET || offset + size > c->end)
-		return -1;
-	from = c->data + offset;
-	if (from + size <= c->data_end) {
-		/* Wide loads: the JITs of all machines with XDP drivers allow them unaligned. */
-		__builtin_memcpy(header, __builtin_assume_aligned(from, 4), size);
-		return 0;
-	}
-	return bpf_xdp_load_bytes(c->ctx, offset, header, size) ? -1 : 0;
+		return NULL;
+	here = c->data + offset;
+	if (here + size <= c->data_end)
+		return here;
+	return bpf_xdp_load_bytes(c->ctx, offset, buffer, size) ? NULL : buffer;
 }
 
 static __always_inline bool is_vlan(__be16 type)
@@ -99,30 +100,36 @@ static __always_inline bool is_vlan(__be16 type)
 
 static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct packet *p)
 {
-	struct ethernet ethernet;
-	struct vlan_tag tag;
+	const struct ethernet *ethernet;
+	const struct vlan_tag *tag;
+	struct ethernet ethernet_buffer;
+	struct vlan_tag tag_buffer;
 	__be16 type;
 
-	if (pull(c, &ethernet, sizeof(ethernet)))
+	ethernet = pull(c, &ethernet_buffer, sizeof(*ethernet));
+	if (!ethernet)
 		return XDPFW_REASON_INVALID_ETHERNET;
-	c->offset += sizeof(ethernet);
-	__builtin_memcpy(p->mac_be[XDPFW_MAC_DST], ethernet.mac[0], ETH_ALEN);
-	__builtin_memcpy(p->mac_be[XDPFW_MAC_SRC], ethernet.mac[1], ETH_ALEN);
-	type = ethernet.type;
+	c->offset += sizeof(*ethernet);
+	if (config.fields[XDPFW_FIELD_DST_MAC].used)
+		__builtin_memcpy(p->mac_be[XDPFW_MAC_DST], ethernet->mac[0], ETH_ALEN);
+	if (config.fields[XDPFW_FIELD_SRC_MAC].used)
+		__builtin_memcpy(p->mac_be[XDPFW_MAC_SRC], ethernet->mac[1], ETH_ALEN);
+	type = ethernet->type;
 
 	for (int i = 0; i <= XDPFW_MAX_VLAN_TAGS; i++) {
 		if (!is_vlan(type))
 			break;
 		if (i == XDPFW_MAX_VLAN_TAGS)
 			return XDPFW_REASON_INVALID_VLAN_TAGS;
-		if (pull(c, &tag, sizeof(tag)))
+		tag = pull(c, &tag_buffer, sizeof(*tag));
+		if (!tag)
 			return XDPFW_REASON_INVALID_ETHERNET;
-		c->offset += sizeof(tag);
+		c->offset += sizeof(*tag);
 		if (i == 0)
-			p->value[XDPFW_FIELD_VLAN] = bpf_ntohs(tag.tci) & 0xfff;
+			p->value[XDPFW_FIELD_VLAN] = bpf_ntohs(tag->tci) & 0xfff;
 		else if (i == 1)
-			p->value[XDPFW_FIELD_INNER_VLAN] = bpf_ntohs(tag.tci) & 0xfff;
-		type = tag.type;
+			p->value[XDPFW_FIELD_INNER_VLAN] = bpf_ntohs(tag->tci) & 0xfff;
+		type = tag->type;
 	}
 	p->value[XDPFW_FIELD_ETHERTYPE] = bpf_ntohs(type);
 	return 0;
@@ -130,35 +137,37 @@ static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct
 
 static __always_inline enum xdpfw_reason parse_ipv4(struct cursor *c, struct packet *p)
 {
-	struct iphdr ip;
+	const struct iphdr *ip;
+	struct iphdr buffer;
 	__u32 header_bytes, length, fragment;
 
-	if (pull(c, &ip, sizeof(ip)))
+	ip = pull(c, &buffer, sizeof(*ip));
+	if (!ip)
 		return XDPFW_REASON_INVALID_IPV4_HEADER;
-	if (ip.version != 4)
+	if (ip->version != 4)
 		return XDPFW_REASON_INVALID_IPV4_VERSION;
-	header_bytes = ip.ihl * 4;
-	length = bpf_ntohs(ip.tot_len);
-	if (ip.ihl < IPV4_MIN_WORDS || header_bytes > length)
+	header_bytes = ip->ihl * 4;
+	length = bpf_ntohs(ip->tot_len);
+	if (ip->ihl < IPV4_MIN_WORDS || header_bytes > length)
 		return XDPFW_REASON_INVALID_IPV4_IHL;
 	if (length > c->end - c->offset)
 		return XDPFW_REASON_INVALID_IPV4_LENGTH;
 	c->end = c->offset + length;
 	c->offset += header_bytes;
 
-	fragment = bpf_ntohs(ip.frag_off);
+	fragment = bpf_ntohs(ip->frag_off);
 	if (fragment & IPV4_FRAGMENT_OFFSET)
 		p->fragment = XDPFW_FRAGMENT_LATER;
 	else if (fragment & IPV4_MORE_FRAGMENTS)
 		p->fragment = XDPFW_FRAGMENT_FIRST;
 	p->family = XDPFW_FAMILY_IPV4;
-	p->value[XDPFW_FIELD_KIND] = (ip.ihl > IPV4_MIN_WORDS) << XDPFW_KIND_OPTIONS_SHIFT;
-	p->value[XDPFW_FIELD_PROTO] = ip.protocol;
+	p->value[XDPFW_FIELD_KIND] = (ip->ihl > IPV4_MIN_WORDS) << XDPFW_KIND_OPTIONS_SHIFT;
+	p->value[XDPFW_FIELD_PROTO] = ip->protocol;
 	p->value[XDPFW_FIELD_LENGTH] = length;
-	p->value[XDPFW_FIELD_TTL] = ip.ttl;
-	p->value[XDPFW_FIELD_DSCP] = ip.tos >> 2;
-	p->address[XDPFW_DIRECTION_SRC].high = (__u64)bpf_ntohl(ip.saddr) << 32;
-	p->address[XDPFW_DIRECTION_DST].high = (__u64)bpf_ntohl(ip.daddr) << 32;
+	p->value[XDPFW_FIELD_TTL] = ip->ttl;
+	p->value[XDPFW_FIELD_DSCP] = ip->tos >> 2;
+	p->address[XDPFW_DIRECTION_SRC].high = (__u64)bpf_ntohl(ip->saddr) << 32;
+	p->address[XDPFW_DIRECTION_DST].high = (__u64)bpf_ntohl(ip->daddr) << 32;
 	return 0;
 }
 
@@ -192,7 +201,8 @@ struct extension_walk {
  */
 __attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extension_walk *walk)
 {
-	struct extension extension;
+	const struct extension *extension;
+	struct extension buffer;
 	struct cursor c;
 	__u32 bytes, fragment;
 
@@ -205,14 +215,15 @@ __attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extensio
 		.offset = walk->offset,
 		.end = walk->end,
 	};
-	if (pull(&c, &extension, sizeof(extension)))
+	extension = pull(&c, &buffer, sizeof(*extension));
+	if (!extension)
 		return -1;
-	bytes = extension_bytes(walk->next, extension.length);
+	bytes = extension_bytes(walk->next, extension->length);
 	if (c.offset + bytes > c.end)
 		return -1;
 	walk->offset = c.offset + bytes;
 	if (walk->next == IPPROTO_FRAGMENT) {
-		fragment = bpf_ntohs(extension.fragment);
+		fragment = bpf_ntohs(extension->fragment);
 		if (fragment & IPV6_FRAGMENT_OFFSET)
 			walk->fragment = XDPFW_FRAGMENT_LATER;
 		/* Without either, it is an atomic fragment: a whole datagram (RFC 6946). */
@@ -221,7 +232,7 @@ __attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extensio
 	} else {
 		walk->options = 1;
 	}
-	walk->next = extension.next;
+	walk->next = extension->next;
 	return 0;
 }
 
@@ -258,28 +269,30 @@ static __always_inline __u64 low_half(const struct in6_addr *a)
 
 static __always_inline enum xdpfw_reason parse_ipv6(struct cursor *c, struct packet *p)
 {
-	struct ipv6hdr ip;
+	const struct ipv6hdr *ip;
+	struct ipv6hdr buffer;
 	__u32 length;
 
-	if (pull(c, &ip, sizeof(ip)))
+	ip = pull(c, &buffer, sizeof(*ip));
+	if (!ip)
 		return XDPFW_REASON_INVALID_IPV6_HEADER;
-	if (ip.version != 6)
+	if (ip->version != 6)
 		return XDPFW_REASON_INVALID_IPV6_VERSION;
-	length = bpf_ntohs(ip.payload_len) + sizeof(ip);
+	length = bpf_ntohs(ip->payload_len) + sizeof(*ip);
 	if (length > c->end - c->offset)
 		return XDPFW_REASON_INVALID_IPV6_LENGTH;
 	c->end = c->offset + length;
-	c->offset += sizeof(ip);
+	c->offset += sizeof(*ip);
 
 	p->family = XDPFW_FAMILY_IPV6;
 	p->value[XDPFW_FIELD_LENGTH] = length;
-	p->value[XDPFW_FIELD_TTL] = ip.hop_limit;
-	p->value[XDPFW_FIELD_DSCP] = ip.priority << 2 | ip.flow_lbl[0] >> 6;
-	p->address[XDPFW_DIRECTION_SRC].high = high_half(&ip.saddr);
-	p->address[XDPFW_DIRECTION_SRC].low = low_half(&ip.saddr);
-	p->address[XDPFW_DIRECTION_DST].high = high_half(&ip.daddr);
-	p->address[XDPFW_DIRECTION_DST].low = low_half(&ip.daddr);
-	return parse_extensions(c, p, ip.nexthdr);
+	p->value[XDPFW_FIELD_TTL] = ip->hop_limit;
+	p->value[XDPFW_FIELD_DSCP] = ip->priority << 2 | ip->flow_lbl[0] >> 6;
+	p->address[XDPFW_DIRECTION_SRC].high = high_half(&ip->saddr);
+	p->address[XDPFW_DIRECTION_SRC].low = low_half(&ip->saddr);
+	p->address[XDPFW_DIRECTION_DST].high = high_half(&ip->daddr);
+	p->address[XDPFW_DIRECTION_DST].low = low_half(&ip->daddr);
+	return parse_extensions(c, p, ip->nexthdr);
 }
 
 static __always_inline enum xdpfw_reason too_short(const struct packet *p)
@@ -290,39 +303,46 @@ static __always_inline enum xdpfw_reason too_short(const struct packet *p)
 
 static __always_inline enum xdpfw_reason parse_tcp(const struct cursor *c, struct packet *p)
 {
-	struct tcphdr tcp;
-	__u8 *flags = (__u8 *)&tcp + 13;
+	const struct tcphdr *tcp;
+	struct tcphdr buffer;
 
-	if (pull(c, &tcp, sizeof(tcp)))
+	tcp = pull(c, &buffer, sizeof(*tcp));
+	if (!tcp)
 		return too_short(p);
-	if (tcp.doff < TCP_MIN_WORDS)
+	if (tcp->doff < TCP_MIN_WORDS)
 		return XDPFW_REASON_INVALID_TCP_OFFSET;
-	if (c->offset + tcp.doff * 4 > c->end)
+	if (c->offset + tcp->doff * 4 > c->end)
 		return too_short(p);
-	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(tcp.source);
-	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(tcp.dest);
-	p->value[XDPFW_FIELD_DETAIL] = XDPFW_DETAIL_TCP + *flags;
+	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(tcp->source);
+	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(tcp->dest);
+	p->value[XDPFW_FIELD_DETAIL] = XDPFW_DETAIL_TCP + ((const __u8 *)tcp)[TCP_FLAGS_OFFSET];
 	return 0;
 }
 
 static __always_inline enum xdpfw_reason parse_ports(const struct cursor *c, struct packet *p, __u32 header_bytes)
 {
-	struct ports ports;
+	const struct ports *ports;
+	struct ports buffer;
 
-	if (c->offset + header_bytes > c->end || pull(c, &ports, sizeof(ports)))
+	if (c->offset + header_bytes > c->end)
 		return too_short(p);
-	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(ports.source);
-	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(ports.destination);
+	ports = pull(c, &buffer, sizeof(*ports));
+	if (!ports)
+		return too_short(p);
+	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(ports->source);
+	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(ports->destination);
 	return 0;
 }
 
 static __always_inline enum xdpfw_reason parse_icmp(const struct cursor *c, struct packet *p, __u32 first_detail)
 {
-	struct icmp icmp;
+	const struct icmp *icmp;
+	struct icmp buffer;
 
-	if (pull(c, &icmp, sizeof(icmp)))
+	icmp = pull(c, &buffer, sizeof(*icmp));
+	if (!icmp)
 		return too_short(p);
-	p->value[XDPFW_FIELD_DETAIL] = first_detail + (icmp.type << 8 | icmp.code);
+	p->value[XDPFW_FIELD_DETAIL] = first_detail + (icmp->type << 8 | icmp->code);
 	return 0;
 }
 

@@ -35,7 +35,7 @@ static __always_inline void count_passed_rules(const struct packet *p, const str
 		bits = wide_matches(l, config.wide_words + word);
 		for (int i = 0; i < WORD_BITS && bits; i++, bits &= bits - 1) {
 			__u32 bit = (config.wide_words + word) * WORD_BITS + lowest_bit(bits);
-			__u32 rule = table_u32(config.wide_rules + bit);
+			__u32 rule = table_32(l->tables, config.wide_rules + bit);
 
 			if (rule >= decided)
 				return;
@@ -84,11 +84,17 @@ static __always_inline bool set_macs(struct xdp_md *ctx, const __u8 *dst, const 
 	return true;
 }
 
-static __always_inline enum xdpfw_verdict transmit(struct xdp_md *ctx, const struct packet *p)
+/* Sends the packet back to where it came from. */
+static __always_inline enum xdpfw_verdict transmit(struct xdp_md *ctx)
 {
-	bool swapped = set_macs(ctx, (const __u8 *)p->mac_be[XDPFW_MAC_SRC], (const __u8 *)p->mac_be[XDPFW_MAC_DST]);
+	struct ethhdr *ethernet = (void *)(long)ctx->data;
+	__u8 dst[ETH_ALEN];
 
-	return swapped ? XDPFW_VERDICT_TX : XDPFW_VERDICT_DROP;
+	if ((void *)(ethernet + 1) > (void *)(long)ctx->data_end)
+		return XDPFW_VERDICT_DROP;
+	__builtin_memcpy(dst, ethernet->h_dest, ETH_ALEN);
+	set_macs(ctx, ethernet->h_source, dst);
+	return XDPFW_VERDICT_TX;
 }
 
 static __always_inline enum xdpfw_verdict redirect(struct xdp_md *ctx, const struct xdpfw_action *action)
@@ -102,7 +108,7 @@ static __always_inline enum xdpfw_verdict redirect(struct xdp_md *ctx, const str
 	return XDPFW_VERDICT_REDIRECT;
 }
 
-static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct packet *p, __u32 rule)
+static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, __u32 rule)
 {
 	const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
 
@@ -112,7 +118,7 @@ static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct p
 	case XDPFW_ACTION_PASS:
 		return XDPFW_VERDICT_PASS;
 	case XDPFW_ACTION_TX:
-		return transmit(ctx, p);
+		return transmit(ctx);
 	case XDPFW_ACTION_REDIRECT:
 		return redirect(ctx, action);
 	default:

@@ -118,9 +118,12 @@ def _details(match: ir.Match) -> Ranges | None:
 
 
 def _tags(tags: Ranges | None) -> Ranges | None:
+    """VLAN ids as the parser has them, where "no tag" comes last and not before 0."""
     if tags is None:
         return None
-    return ranges.merge((Absent.NO_TAG, Absent.NO_TAG) if low == ir.NO_TAG else (low, high) for low, high in tags)
+    ids = [Range(max(low, 0), high) for low, high in tags if high >= 0]
+    untagged = [Range(Absent.NO_TAG, Absent.NO_TAG) for low, _ in tags if low == ir.NO_TAG]
+    return ranges.merge(ids + untagged)
 
 
 def _conditions(match: ir.Match) -> _Conditions:

@@ -220,15 +220,16 @@ class _Builder:
         anywhere = [k for k, i in enumerate(self.vector) if i is not None and columns[k] is None]
         vector[:, anywhere] = 1
         condition_words = max(_words(len(conditions.numbers)), 1)
+        only_wide = all(words == (0, 0, number) for words, number in leaf_number.items())
         table = np.array([(*words, 0) for words in leaf_number], dtype=np.uint32)
         return {
             "used": 1,
             "root_v4": tries[0].root,
             "root_v6": tries[1].root,
-            "root_bits_v4": tries[0].root_bits,
-            "root_bits_v6": tries[1].root_bits,
+            "stride_bits_v4": tries[0].stride_bits,
+            "stride_bits_v6": tries[1].stride_bits,
             "no_address_leaf": no_address,
-            "leaves": self.tables.add(table, _ENTRY_BYTES),
+            "leaves": 0 if only_wide else self.tables.add(table, _ENTRY_BYTES),
             "wide": self.tables.add(bit_vectors(vector, vector_words)),
             "conditions": self.tables.add(bit_vectors(held, condition_words)),
             "condition_words": condition_words,

@@ -70,6 +70,8 @@ def compile_policy(policy: ir.Policy) -> MapImage:
             "default_verdict": _VERDICTS[policy.default],
             "invalid_verdict": _VERDICTS[policy.invalid],
             "allow": {"arp": allow.arp, "ndp": allow.ndp, "dhcp": allow.dhcp, "icmp_errors": allow.icmp_errors},
+            "table_bytes": len(tables),
+            "interface_count": len(policy.interfaces),
             "rule_count": len(policy.rules),
         },
     )
