@@ -15,6 +15,7 @@ V4_BITS: Final = 32
 V6_BITS: Final = 128
 
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9._-]*|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]+")
 _OCTETS = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -45,11 +46,13 @@ def parse_addresses(text: str) -> Addresses:
         else:
             bits, low = V4_BITS, int.from_bytes(inet_pton(AF_INET, address), "big")
     except (OSError, ValueError):
-        if "-" in text:
+        if "-" in text and not _WORD.fullmatch(text):
             return _range(text)
         raise _not_an_address(address, text) from None
     if not slash:
         return Addresses(bits, low, low)
+    if "-" in length_text.lstrip("-"):
+        return _range(text)
     if not _LENGTH.fullmatch(length_text):
         raise _not_a_length(address, length_text, bits)
     length = int(length_text)
@@ -76,7 +79,10 @@ def _range(text: str) -> Addresses:
     first, _, last = text.partition("-")
     if "/" in text:
         raise NotationError(f"{shown(text)} mixes a range and a prefix", hint="write one or the other")
-    low, high = parse_addresses(first.strip()), parse_addresses(last.strip())
+    try:
+        low, high = parse_addresses(first.strip()), parse_addresses(last.strip())
+    except NotationError as error:
+        raise NotationError(f"{shown(text)} is not a range: {error.message}", hint=error.hint) from None
     if low.bits != high.bits:
         raise NotationError(f"{shown(text)} begins in one family and ends in the other")
     if low.low > high.low:
@@ -100,9 +106,10 @@ def _not_an_address(address: str, text: str) -> NotationError:
                 f"{shown(text)} has a leading zero, which some read as octal", hint=f"write {right} if it is decimal"
             )
         if len(octets) != 4:
-            return NotationError(f"{shown(text)} has {len(octets)} of the 4 parts of an IPv4 address")
+            parts = f"{len(octets)} parts" if len(octets) > 1 else "1 part"
+            return NotationError(f"{shown(text)} has {parts}, and an IPv4 address has 4")
         return NotationError(f"{shown(text)} has a part above 255")
-    if re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]*", address) or re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", address):
+    if _WORD.fullmatch(address):
         return NotationError(
             f"{shown(text)} is not an address", hint=f"a set is written @{address}; host names are not looked up"
         )

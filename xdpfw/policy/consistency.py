@@ -70,7 +70,7 @@ def _match_faults(
             yield Fault(
                 (where, "interface", index),
                 f"{name} is not one of the policy's interfaces",
-                names.suggestion(name, interfaces),
+                f"they are {', '.join(interfaces)}",
             )
     unknown = False
     for field, kind in (("src", "prefix"), ("dst", "prefix"), ("sport", "port"), ("dport", "port")):

@@ -93,7 +93,7 @@ class _Loader:
         try:
             root = source.parse(self.sources.read(path, named_at=named_at), path)
         except PolicyError as error:
-            self.errors.append(error)
+            self.errors += (error, *error.others)
             return
         place = Place(root, path)
         if not within:
@@ -235,7 +235,7 @@ class _Loader:
         self.rule_count += 1
         data = _listed(file.root["rules"])[index]
         given = data.get("name") if isinstance(data, Mapping) else None
-        name = str(given) if isinstance(given, str | int) else f"rule-{self.rule_count}"
+        name = values.text_of(given) if isinstance(given, str | int) else f"rule-{self.rule_count}"
         place = Place(file.root, file.file, ("rules", index), f'rule "{name}"')
         self._unique(
             "rule",
@@ -252,7 +252,7 @@ class _Loader:
         self.test_count += 1
         data = _listed(file.root["tests"])[index]
         given = data.get("name") if isinstance(data, Mapping) else None
-        name = str(given) if isinstance(given, str | int) else f"test-{self.test_count}"
+        name = values.text_of(given) if isinstance(given, str | int) else f"test-{self.test_count}"
         place = Place(file.root, file.file, ("tests", index), f'test "{name}"')
         self._unique("test", name, place.position("name"), self.test_names)
         model = self._validated(models.Test, data, place)
@@ -265,7 +265,7 @@ class _Loader:
             self.errors.append(root.error("default is missing", hint="add default: drop, or default: pass"))
         if not self.interfaces and not root.root.get("interfaces"):
             self.errors.append(
-                root.error("there is no interface", "interfaces", hint="name one or more, as in interfaces: {eth0: {}}")
+                PolicyError("there is no interface", root.position("interfaces"), hint="as in interfaces: {eth0: {}}")
             )
         for name, (_, position) in list(self.interfaces.items())[MAX_INTERFACES:]:
             self.errors.append(
@@ -292,7 +292,7 @@ class _Loader:
             elif step.rule in disabled:
                 yield test.place.error(f"{step.rule} is not enabled", *at, "rule")
             if step.interface is not None and interfaces is not None and step.interface not in interfaces:
-                hint = names.suggestion(step.interface, interfaces)
+                hint = f"they are {', '.join(interfaces)}"
                 yield test.place.error(
                     f"{step.interface} is not one of the policy's interfaces", *at, "interface", hint=hint
                 )

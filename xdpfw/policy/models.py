@@ -24,14 +24,19 @@ class UnsupportedKeyError(NotationError):
     """A problem with a key itself rather than its value."""
 
 
-def _one_or_more(value: object) -> object:
+def _not_empty(value: object) -> object:
     if isinstance(value, list) and not value:
         raise NotationError("is an empty list")
-    return value if isinstance(value, list) else (value,)
+    return value
 
 
-def _maybe_empty(value: object) -> object:
-    return [] if value is None else value
+def _one_or_more(value: object) -> object:
+    return _not_empty(value) if isinstance(value, list) else (value,)
+
+
+def _given(value: object) -> object:
+    values.refuse_none(value)
+    return value
 
 
 def _later(value: object) -> None:
@@ -53,12 +58,13 @@ def _span(low: int, high: int) -> PlainValidator:
 
 
 OneOrMore: TypeAlias = Annotated[tuple[T, ...], BeforeValidator(_one_or_more)]
-List: TypeAlias = Annotated[tuple[T, ...], BeforeValidator(_maybe_empty)]
-Named: TypeAlias = Annotated[dict[str, T], BeforeValidator(_maybe_empty)]
+Given: TypeAlias = Annotated[T | None, BeforeValidator(_given)]
+"""None only where the key is not there: a key without a value would else be a condition that is silently missing."""
 
 Later: TypeAlias = Annotated[None, PlainValidator(_later)]
 Boolean: TypeAlias = Annotated[bool, PlainValidator(values.boolean)]
 Text: TypeAlias = Annotated[str, PlainValidator(values.text)]
+FileName: TypeAlias = Annotated[str, PlainValidator(values.path)]
 Name: TypeAlias = Annotated[str, PlainValidator(values.name)]
 InterfaceName: TypeAlias = Annotated[str, PlainValidator(values.interface)]
 MacAddress: TypeAlias = Annotated[int, PlainValidator(values.mac)]
@@ -89,20 +95,20 @@ class Interface(Model):
 class Allow(Model):
     """None: as ``default`` has it."""
 
-    arp: Boolean | None = None
-    ndp: Boolean | None = None
-    dhcp: Boolean | None = None
-    icmp_errors: Boolean | None = None
-    established: Boolean | None = None
-    fragments: Boolean | None = None
+    arp: Given[Boolean] = None
+    ndp: Given[Boolean] = None
+    dhcp: Given[Boolean] = None
+    icmp_errors: Given[Boolean] = None
+    established: Given[Boolean] = None
+    fragments: Given[Boolean] = None
 
 
 class Set(Model):
     """``elements`` stay as they are written: what they may be depends on ``type``."""
 
     type: Annotated[Literal["prefix", "port"], _choice("prefix", "port")]
-    elements: tuple[Any, ...] | None = None
-    file: Text | None = None
+    elements: Given[tuple[Any, ...]] = None
+    file: Given[FileName] = None
     dynamic: Later = None
     size: Later = None
     timeout: Later = None
@@ -121,34 +127,34 @@ class Set(Model):
 class Match(Model):
     """The fields of ``match`` and ``except``; None where one is not given, else values of which one must hold."""
 
-    interface: OneOrMore[InterfaceName] | None = None
-    family: OneOrMore[Annotated[str, _choice("ipv4", "ipv6", "other")]] | None = None
-    ethertype: OneOrMore[Annotated[Span, PlainValidator(values.ethertype)]] | None = None
-    vlan: OneOrMore[Vlan] | None = None
-    inner_vlan: OneOrMore[Vlan] | None = None
-    src_mac: OneOrMore[Annotated[Mac, PlainValidator(values.mac_mask)]] | None = None
-    dst_mac: OneOrMore[Annotated[Mac, PlainValidator(values.mac_mask)]] | None = None
-    src: OneOrMore[Address] | None = None
-    dst: OneOrMore[Address] | None = None
-    proto: OneOrMore[Annotated[Protocol, PlainValidator(values.protocol)]] | None = None
-    sport: OneOrMore[Port] | None = None
-    dport: OneOrMore[Port] | None = None
-    tcp_flags: OneOrMore[Annotated[Flags, PlainValidator(values.tcp_flags)]] | None = None
-    icmp_type: OneOrMore[IcmpType] | None = None
-    icmp_code: OneOrMore[IcmpCode] | None = None
-    fragment: OneOrMore[Annotated[str, _choice("first", "later", "any", "none")]] | None = None
-    length: OneOrMore[Annotated[Span, _span(0, values.MAX_IP_LENGTH)]] | None = None
-    ttl: OneOrMore[Annotated[Span, _span(0, 255)]] | None = None
-    dscp: OneOrMore[Annotated[Span, PlainValidator(values.dscp)]] | None = None
-    ip_options: Boolean | None = None
+    interface: Given[OneOrMore[InterfaceName]] = None
+    family: Given[OneOrMore[Annotated[str, _choice("ipv4", "ipv6", "other")]]] = None
+    ethertype: Given[OneOrMore[Annotated[Span, PlainValidator(values.ethertype)]]] = None
+    vlan: Given[OneOrMore[Vlan]] = None
+    inner_vlan: Given[OneOrMore[Vlan]] = None
+    src_mac: Given[OneOrMore[Annotated[Mac, PlainValidator(values.mac_mask)]]] = None
+    dst_mac: Given[OneOrMore[Annotated[Mac, PlainValidator(values.mac_mask)]]] = None
+    src: Given[OneOrMore[Address]] = None
+    dst: Given[OneOrMore[Address]] = None
+    proto: Given[OneOrMore[Annotated[Protocol, PlainValidator(values.protocol)]]] = None
+    sport: Given[OneOrMore[Port]] = None
+    dport: Given[OneOrMore[Port]] = None
+    tcp_flags: Given[OneOrMore[Annotated[Flags, PlainValidator(values.tcp_flags)]]] = None
+    icmp_type: Given[OneOrMore[IcmpType]] = None
+    icmp_code: Given[OneOrMore[IcmpCode]] = None
+    fragment: Given[OneOrMore[Annotated[str, _choice("first", "later", "any", "none")]]] = None
+    length: Given[OneOrMore[Annotated[Span, _span(0, values.MAX_IP_LENGTH)]]] = None
+    ttl: Given[OneOrMore[Annotated[Span, _span(0, 255)]]] = None
+    dscp: Given[OneOrMore[Annotated[Span, PlainValidator(values.dscp)]]] = None
+    ip_options: Given[Boolean] = None
     state: Later = None
     knocked: Later = None
 
 
 class Redirect(Model):
     interface: InterfaceName
-    src_mac: MacAddress | None = None
-    dst_mac: MacAddress | None = None
+    src_mac: Given[MacAddress] = None
+    dst_mac: Given[MacAddress] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -159,7 +165,7 @@ class Redirect(Model):
 class Forward(Model):
     """An action that has parameters."""
 
-    redirect: Redirect | None = None
+    redirect: Given[Redirect] = None
     route: Later = None
     cpu: Later = None
 
@@ -178,23 +184,23 @@ Action: TypeAlias = Annotated[
 
 
 class Rule(Model):
-    name: Name | None = None
+    name: Given[Name] = None
     match: Match = Match()
-    unless: Match | None = Field(default=None, alias="except")
+    unless: Given[Match] = Field(default=None, alias="except")
     action: Action
     limit: Later = None
     log: Later = None
     add_to: Later = None
     enabled: Boolean = True
-    comment: Text | None = None
+    comment: Given[Text] = None
 
 
 class Step(Model):
-    packet: Text | None = None
-    expect: Annotated[str, _choice("pass", "drop", "tx", "redirect")] | None = None
-    rule: Name | None = None
-    interface: InterfaceName | None = None
-    wait: Annotated[int, PlainValidator(values.duration_ns)] | None = None
+    packet: Given[Text] = None
+    expect: Given[Annotated[str, _choice("pass", "drop", "tx", "redirect")]] = None
+    rule: Given[Name] = None
+    interface: Given[InterfaceName] = None
+    wait: Given[Annotated[int, PlainValidator(values.duration_ns)]] = None
 
     @model_validator(mode="after")
     def _sends_or_waits(self) -> Step:
@@ -211,8 +217,8 @@ class Step(Model):
 class Test(Model):
     """A test of a single step may have the step's keys as its own."""
 
-    name: Text | None = None
-    steps: OneOrMore[Step]
+    name: Given[Text] = None
+    steps: Annotated[tuple[Step, ...], BeforeValidator(_not_empty)]
 
     @model_validator(mode="before")
     @classmethod
@@ -232,14 +238,14 @@ class PolicyFile(Model):
     """One file. Rules, sets and tests are validated one by one, so an error in one hides none in another."""
 
     version: Annotated[int, PlainValidator(_version)]
-    include: List[Text] = ()
-    interfaces: Named[Any] | None = None
-    default: Annotated[Literal["pass", "drop"], _choice("pass", "drop")] | None = None
-    invalid: Annotated[Literal["pass", "drop"], _choice("pass", "drop")] | None = None
-    allow: Allow | None = None
-    sets: Named[Any] = Field(default_factory=dict)
-    rules: List[Any] = ()
-    tests: List[Any] = ()
+    include: tuple[FileName, ...] | None = None
+    interfaces: dict[str, Any] | None = None
+    default: Given[Annotated[Literal["pass", "drop"], _choice("pass", "drop")]] = None
+    invalid: Given[Annotated[Literal["pass", "drop"], _choice("pass", "drop")]] = None
+    allow: Given[Allow] = None
+    sets: dict[str, Any] | None = None
+    rules: tuple[Any, ...] | None = None
+    tests: tuple[Any, ...] | None = None
     knocks: Later = None
     never_ban: Later = None
     protect: Later = None

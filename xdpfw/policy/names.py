@@ -61,7 +61,6 @@ ETHERTYPES: Final = {
     "rarp": (0x8035, 0x8035),
     "appletalk": (0x809B, 0x809B),
     "aarp": (0x80F3, 0x80F3),
-    "ipx": (0x8137, 0x8137),
     "ipv6": (0x86DD, 0x86DD),
     "flow-control": (0x8808, 0x8808),
     "slow": (0x8809, 0x8809),
@@ -340,7 +339,9 @@ TCP_FLAGS: Final = {name: 1 << bit for bit, name in enumerate(("fin", "syn", "rs
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` most likely was meant to be, if one is near."""
-    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    known = tuple(known)
+    longer = [each for each in known if len(name) > 1 and each.startswith(name.lower())]
+    found = longer or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

@@ -40,7 +40,7 @@ class LoadedSet:
                 else:
                     self._add_prefix(values.text_of(element))
             except NotationError as problem:
-                errors.append(self._error(problem, self.place.position("elements", index)))
+                errors.append(self._error(problem, self.place.position("elements", index), "element "))
 
     def add_lines(self, text: str, file: str, errors: list[PolicyError]) -> None:
         """Entries from a file: one a line, comments behind ``#`` and ``;``."""
@@ -56,12 +56,14 @@ class LoadedSet:
             except NotationError as problem:
                 wrong += 1
                 if wrong > MAX_ERRORS_PER_FILE:
+                    more = NotationError(f"more lines are wrong; these are the first {MAX_ERRORS_PER_FILE}")
+                    errors.append(self._error(more, Position(file, number, 1)))
                     return
                 column = len(line) - len(line.lstrip()) + 1
                 errors.append(self._error(problem, Position(file, number, column)))
 
-    def _error(self, problem: NotationError, position: Position) -> PolicyError:
-        return PolicyError(f"{self.place.subject}: {problem.message}", position, hint=problem.hint)
+    def _error(self, problem: NotationError, position: Position, what: str = "") -> PolicyError:
+        return PolicyError(f"{self.place.subject}: {what}{problem.message}", position, hint=problem.hint)
 
     def _add_prefix(self, text: str) -> None:
         if text[:1] == "@":

@@ -241,7 +241,9 @@ class _Reader:
         try:
             root = self._document(CParser(text))
         except yaml.MarkedYAMLError as error:
-            raise self._syntax_error(error, text) from None
+            raise combined([*self.errors, self._syntax_error(error, text)]) from None
+        except PolicyError as error:
+            raise combined([*self.errors, error]) from None
         if self.errors:
             raise combined(self.errors)
         if isinstance(root, Mapping):
@@ -327,8 +329,9 @@ class _Reader:
         if event.anchor:
             self.errors.append(self._error(event, f"anchor &{event.anchor} is not supported", hint="use a set"))
         if event.tag:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self.errors.append(
-                self._error(event, f"tag {event.tag} is not supported", hint="text that begins with ! needs quotes")
+                self._error(event, f"tag {tag} is not supported", hint="text that begins with ! needs quotes")
             )
 
     def _refuse_alias(self, event: Any) -> None:

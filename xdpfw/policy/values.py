@@ -93,14 +93,18 @@ def text_of(value: object) -> str:
     """A scalar as text, as it was written. Raises NotationError where it is no scalar or nothing."""
     if isinstance(value, str):
         return value
-    if value is None:
-        raise NotationError("has no value", hint="give one, or leave the key out")
+    refuse_none(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
     kind = "a mapping" if isinstance(value, Mapping) else "a list"
     raise NotationError(f"is {kind}, where a single value belongs")
+
+
+def refuse_none(value: object) -> None:
+    if value is None:
+        raise NotationError("has no value", hint="give one, or leave the key out")
 
 
 def boolean(value: object) -> bool:
@@ -125,7 +129,7 @@ def number(value: object, low: int, high: int) -> int:
             value = int(text, 16)
         elif _DIGITS.fullmatch(text):
             if text[0] == "0" and len(text) > 1:
-                raise NotationError(f"{text} has a leading zero", hint=f"write {int(text)}, or {hex(int(text))} in hex")
+                raise NotationError(f"{text} has a leading zero", hint=f"write {int(text)}")
             value = int(text)
         else:
             raise NotationError(f"{shown(text)} is not a number from {low} to {high}")
@@ -176,6 +180,13 @@ def text(value: object) -> str:
     return found
 
 
+def path(value: object) -> str:
+    """The name of a file."""
+    if not (found := text(value)):
+        raise NotationError("is empty")
+    return found
+
+
 def interface(value: object) -> str:
     """The name of a network interface, as the kernel takes it (dev_valid_name in net/core/dev.c)."""
     text = text_of(value)
@@ -212,7 +223,7 @@ def port(value: object) -> Span | SetName:
                 f"{shown(value)} is not a service with a known port",
                 hint=_near(value, tuple(names.SERVICES)) or "write its number",
             )
-        if any(mark in value for mark in ",: "):
+        if any(mark in value for mark in ",:"):
             raise NotationError(
                 f"{shown(value)} is not a port", hint="write a range as 8000-8099, several as [80, 443]"
             )
@@ -288,7 +299,7 @@ def mac_mask(value: object) -> Mac:
     bits = (1 << 48) - 1
     if slash:
         if not _MAC.fullmatch(mask):
-            raise NotationError(f"{shown(value)} has a mask that is none", hint="write it as ff:ff:ff:00:00:00")
+            raise NotationError(f"{shown(value)} has a mask of another form", hint="write it as ff:ff:ff:00:00:00")
         bits = mac(mask)
     return Mac(mac(address) & bits, bits)
 

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Golden policies, as pfctl's regress has them: NAME.yaml is accepted as NAME.ok says, or refused as NAME.fail says.
+
+NAME.ok is the IR, NAME.fail the messages, one a line. ``pytest tests/language --update-golden`` writes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.lower import lower, not_in_force
+from xdpfw.errors import PolicyError
+from xdpfw.policy.load import load
+from xdpfw.policy.source import Sources
+
+FOLDER = Path(__file__).parent
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+ENUMS = {"family": ir.Family, "fragment": ir.Fragment}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    monkeypatch.chdir(FOLDER)
+    try:
+        kind, found = "ok", "\n".join(dump(lower(load(f"{name}.yaml", Sources.from_disk()))))
+    except PolicyError as error:
+        kind, found = "fail", "\n".join(str(each) for each in (error, *error.others))
+    golden = {kind: FOLDER / f"{name}.{kind}" for kind in ("ok", "fail")}
+    if request.config.getoption("--update-golden"):
+        for path in golden.values():
+            path.unlink(missing_ok=True)
+        golden[kind].write_text(found + "\n")
+    assert {kind: path.read_text() for kind, path in golden.items() if path.exists()} == {kind: found + "\n"}
+
+
+def dump(policy: ir.Policy) -> Iterator[str]:
+    """The IR as text: all of it, so that what changes shows."""
+    for interface in policy.interfaces:
+        yield f"interface {interface.name} {interface.mode}"
+    yield f"default {policy.default}"
+    yield f"invalid {policy.invalid}"
+    yield f"allow {' '.join(key for key, value in dataclasses.asdict(policy.allow).items() if value) or 'nothing'}"
+    yield from not_in_force(policy)
+    for address_set in policy.address_sets:
+        yield f"set {address_set.name} of {address_set.entries}: {addresses(address_set.ranges)}"
+    for port_set in policy.port_sets:
+        yield f"set {port_set.name} of {port_set.entries} ports: {ranges(port_set.ranges)}"
+    for rule in policy.rules:
+        assert rule.position is not None
+        yield f"rule {rule.name} at {rule.position}: {rule.text}{f' # {rule.comment}' if rule.comment else ''}"
+        yield from conditions("match", rule.match)
+        if rule.unless is not None:
+            yield from conditions("except", rule.unless)
+        details = [rule.action.interface, *(mac and mac.to_bytes(6, "big").hex(":") for mac in macs(rule.action))]
+        yield f"  {rule.action.kind}{''.join(f' {detail}' for detail in details if detail)}"
+    for test in policy.tests:
+        yield f"test {test.name} at {test.position}"
+        for step in test.steps:
+            values = {"expect": step.expect, "rule": step.rule, "on": step.interface, "wait_ns": step.wait_ns or None}
+            text = " ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+            yield f"  {step.position}: {step.packet or '-'} | {text}"
+
+
+def macs(action: ir.Action) -> tuple[int | None, int | None]:
+    return action.src_mac, action.dst_mac
+
+
+def conditions(what: str, match: ir.Match) -> Iterator[str]:
+    for field in dataclasses.fields(match):
+        value = getattr(match, field.name)
+        if value is None:
+            continue
+        if isinstance(value, ir.AddressRanges):
+            text = addresses(value)
+        elif field.name in ENUMS:
+            enum = ENUMS[field.name]
+            text = ", ".join(f"{enum(low).name}..{enum(high).name}" for low, high in value)
+        elif field.name in ("src_mac", "dst_mac"):
+            text = ", ".join(f"{mac.value:012x}/{mac.mask:012x}" for mac in value)
+        elif field.name == "tcp_flags":
+            text = ", ".join(f"set {flags.set:08b} clear {flags.clear:08b}" for flags in value)
+        elif field.name == "icmp":
+            text = ", ".join(f"{each.protocol} type {ranges([each.type])} code {ranges([each.code])}" for each in value)
+        else:
+            text = ranges(value)
+        yield f"  {what} {field.name} {text}"
+
+
+def ranges(values: list[ir.Range] | ir.Ranges) -> str:
+    return ", ".join(str(low) if low == high else f"{low}..{high}" for low, high in values) or "nothing"
+
+
+def addresses(values: ir.AddressRanges) -> str:
+    texts = []
+    for bytes_, family in ((4, values.v4), (16, values.v6)):
+        for low, high in family:
+            first, last = (str(ip_address(each.to_bytes(bytes_, "big"))) for each in (low, high))
+            texts.append(first if first == last else f"{first}..{last}")
+    return ", ".join(texts) or "nothing"
