@@ -16,8 +16,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 class GeneratedFiles(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Raise CalledProcessError, below the tools' own message, where a step fails."""
+        """Raise SystemExit, below the tools' own messages, where a step fails."""
         root = Path(self.root)
         # No packages: what is missing on the machine is for its owner to install, not for pip.
-        subprocess.run(["make", "--no-print-directory", "bpf", "BUILD_PACKAGES="], cwd=root, check=True)
-        subprocess.run([sys.executable, "xdpfw/kernel/bindings_build.py"], cwd=root, check=True)
+        make = ["make", "--no-print-directory", "bpf", "BUILD_PACKAGES="]
+        try:
+            subprocess.run(make, cwd=root, check=True)
+            subprocess.run([sys.executable, "xdpfw/kernel/bindings_build.py"], cwd=root, check=True)
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            remedy = "needs make, clang-16 and libbpf's headers (as root: `make build-packages`); a finished wheel does not"
+            raise SystemExit(f"{error}\nbuilding xdpfw {remedy}") from None
