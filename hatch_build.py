@@ -24,5 +24,5 @@ class GeneratedFiles(BuildHookInterface):  # type: ignore[type-arg]
             subprocess.run(make, cwd=root, check=True)
             subprocess.run([sys.executable, "xdpfw/kernel/bindings_build.py"], cwd=root, check=True)
         except (FileNotFoundError, subprocess.CalledProcessError) as error:
-            remedy = "needs make, clang-16 and libbpf's headers (as root: `make build-packages`); a finished wheel does not"
+            remedy = "needs make, clang-16 and libbpf's headers (as root: `make build-packages`); a finished wheel none"
             raise SystemExit(f"{error}\nbuilding xdpfw {remedy}") from None
