@@ -93,6 +93,7 @@ class _Lowering:
             unless=None if model.unless is None else self.match(model.unless, _protocols(model.unless) or protocols),
             comment=model.comment,
             text=rule_text(model),
+            sets=_set_names(model),
             position=rule.place.position(),
         )
 
@@ -160,6 +161,12 @@ class _Lowering:
             else:
                 (v4 if each.bits == V4_BITS else v6).append((each.low, each.high))
         return ir.AddressRanges(merge(v4), merge(v6))
+
+
+def _set_names(rule: models.Rule) -> tuple[str, ...]:
+    matches = [match for match in (rule.match, rule.unless) if match is not None]
+    fields = [field for match in matches for field in (match.src, match.dst, match.sport, match.dport)]
+    return tuple(dict.fromkeys(str(each) for field in fields for each in field or () if isinstance(each, SetName)))
 
 
 def _protocols(match: models.Match) -> tuple[int, ...] | None:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -18,6 +19,7 @@ from xdpfw.policy.source import Mapping, Sources
 from xdpfw.policy.values import NotationError
 
 MAX_INTERFACES: Final = 64
+MAX_INCLUDE_DEPTH: Final = 8
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -76,29 +78,28 @@ class _Setting:
 class _Loader:
     sources: Sources
     errors: list[PolicyError] = field(default_factory=list)
-    root: Place | None = None
-    files: dict[str, Position | None] = field(default_factory=dict)
+    all_read: bool = True
+    files: dict[str, Position | None] = field(default_factory=dict)  # and where each is named
+    roots: list[Place] = field(default_factory=list)
+    taken: dict[tuple[str, str], Position] = field(default_factory=dict)  # by kind and name
     settings: dict[str, _Setting] = field(default_factory=dict)
-    interfaces: dict[str, tuple[models.Interface | None, Position]] = field(default_factory=dict)
-    sets: dict[str, tuple[LoadedSet | None, Position]] = field(default_factory=dict)
+    interfaces: dict[str, models.Interface | None] = field(default_factory=dict)  # None: with errors
+    sets: dict[str, LoadedSet | None] = field(default_factory=dict)
     rules: list[LoadedRule] = field(default_factory=list)
-    rule_names: dict[str, Position] = field(default_factory=dict)
-    rule_count: int = 0
     tests: list[LoadedTest] = field(default_factory=list)
-    test_names: dict[str, Position] = field(default_factory=dict)
-    test_count: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
     def file(self, path: str, named_at: Position | None, within: tuple[str, ...]) -> None:
         """Add a file, those that it includes before itself. ``within`` are the files that led here."""
+        self.files[path] = named_at
         try:
             root = source.parse(self.sources.read(path, named_at=named_at), path)
         except PolicyError as error:
             self.errors += (error, *error.others)
+            self.all_read = False
             return
         place = Place(root, path)
-        if not within:
-            self.root = place
-        self.files[path] = named_at
+        self.roots.append(place)
         header = self._validated(models.PolicyFile, root, place)
         for index, include in enumerate(_listed(root.get("include"))):
             if isinstance(include, str) and include:
@@ -109,35 +110,40 @@ class _Loader:
             self._add_interface(name, place)
         for name in _named(root.get("sets")):
             self._add_set(name, place)
-        for index in range(len(_listed(root.get("rules")))):
-            self._add_rule(place, index)
-        for index in range(len(_listed(root.get("tests")))):
-            self._add_test(place, index)
+        for index, data in enumerate(_listed(root.get("rules"))):
+            name, rule_place = self._list_item("rule", index, data, place)
+            if (rule := self._validated(models.Rule, data, rule_place)) is not None:
+                self.rules.append(LoadedRule(name, rule, rule_place))
+        for index, data in enumerate(_listed(root.get("tests"))):
+            name, test_place = self._list_item("test", index, data, place)
+            if (test := self._validated(models.Test, data, test_place)) is not None:
+                self.tests.append(LoadedTest(name, test, test_place))
 
     def policy(self) -> LoadedPolicy:
         """The merged policy, once all files are in."""
-        if self.root is not None:
-            self._check_whole(self.root)
+        if self.all_read:
+            self._check_whole()
         if self.errors:
             raise source.combined(sorted(self.errors, key=self._order))
-        allow = {key.removeprefix("allow."): found.value for key, found in self.settings.items() if key[:6] == "allow."}
+        allow = {key: self.settings.get(f"allow.{key}") for key in models.Allow.model_fields}
+        invalid = self.settings.get("invalid")
         return LoadedPolicy(
-            interfaces={name: found for name, (found, _) in self.interfaces.items() if found is not None},
+            interfaces={name: found for name, found in self.interfaces.items() if found is not None},
             default=self.settings["default"].value,
-            invalid=self.settings["invalid"].value if "invalid" in self.settings else "drop",
-            allow=models.Allow(**allow),
-            sets={name: found for name, (found, _) in self.sets.items() if found is not None},
+            invalid="drop" if invalid is None else invalid.value,
+            allow=models.Allow(**{key: found.value for key, found in allow.items() if found is not None}),
+            sets={name: found for name, found in self.sets.items() if found is not None},
             rules=tuple(self.rules),
             tests=tuple(self.tests),
             sources=self.sources,
         )
 
-    def _order(self, error: PolicyError) -> tuple[int, int, int]:
-        position = error.position
-        if position is None:
-            return (-1, 0, 0)
+    def _order(self, error: PolicyError) -> tuple[int, str, int, int]:
+        if (position := error.position) is None:
+            return (-1, "", 0, 0)
         order = list(self.files)
-        return (order.index(position.file) if position.file in order else len(order), position.line, position.column)
+        number = order.index(position.file) if position.file in order else len(order)
+        return (number, position.file, position.line, position.column)
 
     def _validated(self, model: type[M], data: object, place: Place) -> M | None:
         try:
@@ -152,68 +158,39 @@ class _Loader:
             chain = " includes ".join((*within, including, path))
             self.errors.append(PolicyError(f"include {name} goes round in a circle: {chain}", named_at))
         elif path in self.files:
-            self.errors.append(
-                PolicyError(f"include {name} is in twice", named_at, hint=f"first at {self.files[path]}")
-            )
+            first = f"first at {self.files[path]}"
+            self.errors.append(PolicyError(f"include {name} is there twice", named_at, hint=first))
+        elif len(within) == MAX_INCLUDE_DEPTH:
+            message = f"include {name} is more than {MAX_INCLUDE_DEPTH} files deep"
+            self.errors.append(PolicyError(message, named_at))
+            self.all_read = False
         else:
             self.file(path, named_at, (*within, including))
 
     def _add_settings(self, header: models.PolicyFile, place: Place) -> None:
         for key in ("default", "invalid"):
-            self._set(key, getattr(header, key), place, (key,))
+            self._add_setting(key, getattr(header, key), place.position(key))
         for key in models.Allow.model_fields:
-            self._set(f"allow.{key}", getattr(header.allow, key, None), place, ("allow", key))
+            self._add_setting(f"allow.{key}", getattr(header.allow, key, None), place.position("allow", key))
 
-    def _set(self, key: str, value: object, place: Place, path: source.Path) -> None:
+    def _add_setting(self, key: str, value: str | bool | None, position: Position) -> None:
         if value is None:
             return
-        setting = _Setting(value, place.position(*path))
-        first = self.settings.setdefault(key, setting)
+        first = self.settings.setdefault(key, _Setting(value, position))
         if first.value != value:
-            self.errors.append(
-                PolicyError(
-                    f"{key} is {_written(value)} here and {_written(first.value)} in another file",
-                    setting.position,
-                    hint=f"that is at {first.position}",
-                )
-            )
-
-    def _unique(self, what: str, name: str, position: Position, taken: dict[str, Position], hint: str = "") -> None:
-        if name in taken:
-            first = f"first at {taken[name]}"
-            self.errors.append(
-                PolicyError(f'{what} "{name}" is there twice', position, hint=f"{first}; {hint}" if hint else first)
-            )
-        else:
-            taken[name] = position
+            here, there = values.text_of(value), values.text_of(first.value)
+            message = f"{key} is {here} here and {there} in another file"
+            self.errors.append(PolicyError(message, position, hint=f"that is at {first.position}"))
 
     def _add_interface(self, name: str, file: Place) -> None:
-        place = Place(file.root, file.file, ("interfaces", name), f'interface "{name}"')
-        position = place.position(of_key=True)
-        try:
-            values.interface(name)
-        except NotationError as problem:
-            self.errors.append(PolicyError(f"interfaces: {problem.message}", position, hint=problem.hint))
-        if name in self.interfaces:
-            self.errors.append(
-                PolicyError(f"{place.subject} is there twice", position, hint=f"first at {self.interfaces[name][1]}")
-            )
-        else:
-            self.interfaces[name] = self._validated(models.Interface, place.node(), place), position
+        place = self._section_item("interface", name, values.interface, file)
+        if place is not None:
+            self.interfaces[name] = self._validated(models.Interface, place.node(), place)
 
     def _add_set(self, name: str, file: Place) -> None:
-        place = Place(file.root, file.file, ("sets", name), f'set "{name}"')
-        position = place.position(of_key=True)
-        try:
-            values.name(name)
-        except NotationError as problem:
-            self.errors.append(PolicyError(f"sets: {problem.message}", position, hint=problem.hint))
-        if name in self.sets:
-            self.errors.append(
-                PolicyError(f"{place.subject} is there twice", position, hint=f"first at {self.sets[name][1]}")
-            )
-        else:
-            self.sets[name] = self._loaded_set(name, place), position
+        place = self._section_item("set", name, values.name, file)
+        if place is not None:
+            self.sets[name] = self._loaded_set(name, place)
 
     def _loaded_set(self, name: str, place: Place) -> LoadedSet | None:
         model = self._validated(models.Set, place.node(), place)
@@ -231,71 +208,69 @@ class _Loader:
                 self.errors.append(error)
         return loaded if len(self.errors) == before else None
 
-    def _add_rule(self, file: Place, index: int) -> None:
-        self.rule_count += 1
-        data = _listed(file.root["rules"])[index]
-        given = data.get("name") if isinstance(data, Mapping) else None
-        name = values.text_of(given) if isinstance(given, str | int) else f"rule-{self.rule_count}"
-        place = Place(file.root, file.file, ("rules", index), f'rule "{name}"')
-        self._unique(
-            "rule",
-            name,
-            place.position("name"),
-            self.rule_names,
-            "" if given is not None else "that is the name of a rule without one: give it a name",
-        )
-        model = self._validated(models.Rule, data, place)
-        if model is not None:
-            self.rules.append(LoadedRule(name, model, place))
+    def _section_item(self, kind: str, name: str, notation: Callable[[object], str], file: Place) -> Place | None:
+        """The place of an interface or a set, or None where its name is taken."""
+        section = f"{kind}s"
+        place = Place(file.root, file.file, (section, name), f"{kind} {values.quoted(name)}")
+        position = place.position(of_key=True)
+        try:
+            notation(name)
+        except NotationError as problem:
+            self.errors.append(PolicyError(f"{section}: {problem.message}", position, hint=problem.hint))
+        return place if self._is_free(kind, name, position) else None
 
-    def _add_test(self, file: Place, index: int) -> None:
-        self.test_count += 1
-        data = _listed(file.root["tests"])[index]
+    def _list_item(self, kind: str, index: int, data: object, file: Place) -> tuple[str, Place]:
+        """The name of a rule or a test, its own or its number's in the list of all files, and its place."""
+        self.counts[kind] += 1
         given = data.get("name") if isinstance(data, Mapping) else None
-        name = values.text_of(given) if isinstance(given, str | int) else f"test-{self.test_count}"
-        place = Place(file.root, file.file, ("tests", index), f'test "{name}"')
-        self._unique("test", name, place.position("name"), self.test_names)
-        model = self._validated(models.Test, data, place)
-        if model is not None:
-            self.tests.append(LoadedTest(name, model, place))
+        is_named = isinstance(given, str | int)
+        name = values.text_of(given) if is_named else f"{kind}-{self.counts[kind]}"
+        place = Place(file.root, file.file, (f"{kind}s", index), f"{kind} {values.quoted(name)}")
+        self._is_free(kind, name, place.position("name"), "" if is_named else f"; give this {kind} a name of its own")
+        return name, place
 
-    def _check_whole(self, root: Place) -> None:
+    def _is_free(self, kind: str, name: str, position: Position, advice: str = "") -> bool:
+        """Take a name. An error, and False, where it is taken already."""
+        first = self.taken.setdefault((kind, name), position)
+        if first is not position:
+            message = f"{kind} {values.quoted(name)} is there twice"
+            self.errors.append(PolicyError(message, position, hint=f"first at {first}{advice}"))
+        return first is position
+
+    def _check_whole(self) -> None:
         """What can only be said once all files are in."""
-        if "default" not in self.settings and "default" not in root.root:
-            self.errors.append(root.error("default is missing", hint="add default: drop, or default: pass"))
-        if not self.interfaces and not root.root.get("interfaces"):
-            self.errors.append(
-                PolicyError("there is no interface", root.position("interfaces"), hint="as in interfaces: {eth0: {}}")
-            )
-        for name, (_, position) in list(self.interfaces.items())[MAX_INTERFACES:]:
-            self.errors.append(
-                PolicyError(f'interface "{name}" is one more than the {MAX_INTERFACES} possible', position)
-            )
-            break
+        top = self.roots[0]
+        if not any("default" in place.root for place in self.roots):
+            self.errors.append(top.error("default is missing", hint="add default: drop, or default: pass"))
+        if not any(place.root.get("interfaces") for place in self.roots):
+            hint = "name one or more, as in interfaces: {eth0: {}}"
+            self.errors.append(PolicyError("there is no interface", top.position("interfaces"), hint=hint))
+        for name in tuple(self.interfaces)[MAX_INTERFACES : MAX_INTERFACES + 1]:
+            message = f"interface {name} is one more than the {MAX_INTERFACES} possible"
+            self.errors.append(PolicyError(message, self.taken["interface", name]))
         interfaces = tuple(self.interfaces) or None
-        sets = {name: found for name, (found, _) in self.sets.items()}
         for rule in self.rules:
-            for path, message, hint in consistency.faults(rule.model, sets, interfaces):
-                self.errors.append(rule.place.error(message, *path, hint=hint))
+            for fault in consistency.faults(rule.model, self.sets, interfaces):
+                self.errors.append(rule.place.error(fault.message, *fault.path, hint=fault.hint))
+        rule_names = {name: None for kind, name in self.taken if kind == "rule"}
         disabled = {rule.name for rule in self.rules if not rule.model.enabled}
         for test in self.tests:
-            self.errors.extend(self._test_errors(test, disabled, interfaces))
+            self.errors.extend(_test_errors(test, rule_names, disabled, interfaces))
 
-    def _test_errors(
-        self, test: LoadedTest, disabled: set[str], interfaces: tuple[str, ...] | None
-    ) -> Iterator[PolicyError]:
-        for index, step in enumerate(test.model.steps):
-            at = ("steps", index)
-            if step.rule is not None and step.rule not in self.rule_names:
-                hint = names.suggestion(step.rule, self.rule_names)
-                yield test.place.error(f"{step.rule} is not a rule of this policy", *at, "rule", hint=hint)
-            elif step.rule in disabled:
-                yield test.place.error(f"{step.rule} is not enabled", *at, "rule")
-            if step.interface is not None and interfaces is not None and step.interface not in interfaces:
-                hint = f"they are {', '.join(interfaces)}"
-                yield test.place.error(
-                    f"{step.interface} is not one of the policy's interfaces", *at, "interface", hint=hint
-                )
+
+def _test_errors(
+    test: LoadedTest, rules: Collection[str], disabled: Collection[str], interfaces: Collection[str] | None
+) -> Iterator[PolicyError]:
+    for index, step in enumerate(test.model.steps):
+        at = ("steps", index)
+        if step.rule in disabled:
+            yield test.place.error(f"{step.rule} is not enabled", *at, "rule")
+        elif step.rule is not None and step.rule not in rules:
+            hint = names.suggestion(step.rule, rules)
+            yield test.place.error(f"{step.rule} is not a rule of this policy", *at, "rule", hint=hint)
+        if step.interface is not None and interfaces is not None and step.interface not in interfaces:
+            message = f"{step.interface} is not one of the policy's interfaces"
+            yield test.place.error(message, *at, "interface", hint=f"they are {', '.join(interfaces)}")
 
 
 def _listed(value: object) -> list[Any]:
@@ -304,10 +279,6 @@ def _listed(value: object) -> list[Any]:
 
 def _named(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _written(value: object) -> str:
-    return values.text_of(value)
 
 
 def _beside(file: str, name: str) -> str:

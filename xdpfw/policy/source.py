@@ -31,6 +31,7 @@ from yaml.events import (
 )
 
 from xdpfw.errors import PolicyError, Position
+from xdpfw.policy.values import quoted
 
 MAX_DEPTH: Final = 16
 """Mappings and lists within each other. The language itself needs 7."""
@@ -321,7 +322,9 @@ class _Reader:
                 self.errors.append(self._error(event, "a key is missing before the colon"))
         if key in parent:
             first = parent.key_marks[key]
-            self.errors.append(self._error(event, f'key "{key}" is here twice', hint=f"first at line {first.line + 1}"))
+            self.errors.append(
+                self._error(event, f"key {quoted(key)} is there twice", hint=f"first at line {first.line + 1}")
+            )
         parent.key_marks[key] = event.start_mark
         return key
 

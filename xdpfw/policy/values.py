@@ -7,7 +7,6 @@ NotationError, whose message goes on from the name of the field: ``dport`` + ``7
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -84,9 +83,16 @@ _UNIT_NS: Final = {
 def shown(value: object) -> str:
     """``value`` as a message shows it: bare where it is one word, else quoted; cut where it is long."""
     text = text_of(value)
+    return text if re.fullmatch(r"[!-~]{1,80}", text) else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """``text`` in quotes, cut where it is long; what is not printable is escaped, so that no terminal obeys it."""
     if len(text) > 80:
         text = text[:77] + "..."
-    return text if re.fullmatch(r"[!-~]+", text) else json.dumps(text, ensure_ascii=False)
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return f'"{text}"'
 
 
 def text_of(value: object) -> str:

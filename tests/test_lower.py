@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What golden files cannot say of lowering: identities, and equality whatever the spelling."""
+
+from __future__ import annotations
+
+import pytest
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.lower import lower, not_in_force
+from xdpfw.policy.load import load
+from xdpfw.policy.source import Sources
+
+SETS = """\
+sets:
+  lan: {type: prefix, elements: [192.0.2.0/24, 2001:db8::/32]}
+  web: {type: port, elements: [80, 443]}
+"""
+
+
+def lowered(text: str, default: str = "drop") -> ir.Policy:
+    head = f"version: 1\ninterfaces: {{eth0: {{}}}}\ndefault: {default}\n"
+    return lower(load("policy.yaml", Sources.from_bundle({"policy.yaml": head + text})))
+
+
+def test_a_condition_that_is_one_set_is_the_set_itself() -> None:
+    policy = lowered(
+        SETS
+        + """\
+rules:
+  - {match: {src: "@lan", proto: tcp, dport: "@web"}, except: {dst: ["@lan"]}, action: pass}
+  - {match: {src: ["@lan", 10.0.0.1]}, action: pass}
+  - {match: {src: ["@lan", 10.0.0.1]}, action: pass}
+"""
+    )
+    first, second, third = policy.rules
+    assert first.unless is not None
+    assert first.match.src is first.unless.dst is policy.address_sets[0].ranges
+    assert first.match.dport is policy.port_sets[0].ranges
+    assert second.match.src is third.match.src is not policy.address_sets[0].ranges
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("proto: tcp, dport: [80, 443]", "dport: [443-443, http], proto: [6]"),
+        ("src: 192.0.2.0/24", "src: [192.0.2.128/25, 192.0.2.0-192.0.2.127]"),
+        ("src: 2001:DB8::1", "src: 2001:db8:0:0::1/128"),
+        ("vlan: any", "vlan: [0-100, 101-4095]"),
+        ("tcp_flags: syn", "tcp_flags: syn, proto: tcp"),
+        ("fragment: any", "fragment: [later, first]"),
+        ("ethertype: arp", "ethertype: 0x806"),
+        ("proto: icmp, icmp_code: port-unreachable", "proto: icmp, icmp_type: 3, icmp_code: 3"),
+        ("src_mac: aa:bb:cc:dd:ee:ff/ff:ff:ff:00:00:00", "src_mac: AA:BB:CC:00:00:00/FF:FF:FF:00:00:00"),
+    ],
+)
+def test_equal_meaning_is_equal_ir(one: str, other: str) -> None:
+    policy = lowered(f"rules: [{{match: {{{one}}}, action: drop}}, {{match: {{{other}}}, action: drop}}]")
+    assert policy.rules[0].match == policy.rules[1].match
+
+
+@pytest.mark.parametrize(("default", "allowed"), [("drop", True), ("pass", False)])
+def test_allowances_follow_the_default(default: str, allowed: bool) -> None:
+    assert lowered("", default).allow == ir.Allow(*[allowed] * 6)
+
+
+def test_what_is_not_in_force_is_said_only_where_it_is_asked_for() -> None:
+    assert [line.split()[0] for line in not_in_force(lowered(""))] == ["allow.established", "allow.fragments"]
+    assert not not_in_force(lowered("", "pass"))
+    assert not not_in_force(lowered("allow: {established: false, fragments: false}"))
+    assert len(not_in_force(lowered("allow: {fragments: true}", "pass"))) == 1
+
+
+def test_disabled_rules_count_in_default_names() -> None:
+    policy = lowered("rules: [{action: count}, {action: count, enabled: false}, {action: drop}]")
+    assert [rule.name for rule in policy.rules] == ["rule-1", "rule-3"]
+
+
+def test_positions_do_not_make_policies_differ() -> None:
+    assert lowered("rules: [{action: drop}]") == lowered("\n\nrules:\n - action: drop")
