@@ -21,6 +21,8 @@ enum xdpfw_limit {
 	XDPFW_MAX_ROW_ENTRIES = 64,
 	XDPFW_MAX_WIDE_WORDS = 64,
 	XDPFW_MAX_COUNT_WORDS = 8,
+	XDPFW_MAX_TABLE_BYTES = 256 << 20,
+	XDPFW_WORD_BITS = 64,		/* of the bit vectors */
 };
 
 /* Sizes of what the tables are made of; see struct xdpfw_config. */

@@ -17,15 +17,13 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.addresses import Active
 from xdpfw.compiler.atoms import AddressCondition, Atom, Predicate, atoms
 from xdpfw.compiler.fields import Fields, FieldTable, bit_matrix, bit_vectors, classify_fields
-from xdpfw.compiler.grouping import WORD_BITS, AtomGroup, DirectionConditions, Grouping, group_atoms
+from xdpfw.compiler.grouping import AtomGroup, DirectionConditions, Grouping, group_atoms
 from xdpfw.compiler.pairs import build_pairs
 from xdpfw.compiler.rows import Entry, RowTable, RowTooLongError
 from xdpfw.compiler.tables import Tables
 from xdpfw.compiler.trie import add_trie
 from xdpfw.errors import CapacityError
 from xdpfw.kernel.abi import Direction, Field, Layout, Limit, Mac, Value
-
-MAX_TABLE_BYTES: Final = 256 << 20
 
 _MAX_FORCED: Final = 64
 """So many conditions are made wide, one after the other, to shorten rows; then the policy is refused."""
@@ -40,7 +38,7 @@ Lookup = dict[str, Value]
 
 
 def _words(bits: int) -> int:
-    return -(-bits // WORD_BITS)
+    return -(-bits // Limit.WORD_BITS)
 
 
 class _Builder:
@@ -64,11 +62,11 @@ class _Builder:
         if self.count_words > Limit.MAX_COUNT_WORDS:
             raise CapacityError(
                 f"{len(self.counting):,} rules that only count, exceptions included, are more than "
-                f"{Limit.MAX_COUNT_WORDS * WORD_BITS:,}",
+                f"{Limit.MAX_COUNT_WORDS * Limit.WORD_BITS:,}",
                 hint="let rules that pass or drop do the counting: each has a counter of its own",
             )
         # Bits of a vector: the rules that decide, padded to whole words, then the rules that count.
-        padding: list[int | None] = [None] * (self.wide_words * WORD_BITS - len(self.deciding))
+        padding: list[int | None] = [None] * (self.wide_words * Limit.WORD_BITS - len(self.deciding))
         self.vector: list[int | None] = [*self.deciding, *padding, *self.counting]
 
     # Rows
@@ -313,9 +311,9 @@ def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
                 ) from None
             _shorten(error, builder, forced)
             continue
-        if builder.tables.size_bytes > MAX_TABLE_BYTES:
+        if builder.tables.size_bytes > Limit.MAX_TABLE_BYTES:
             raise CapacityError(
-                f"the tables need {builder.tables.size_bytes >> 20:,} MiB, more than {MAX_TABLE_BYTES >> 20:,}",
+                f"the tables need {builder.tables.size_bytes >> 20:,} MiB, more than {Limit.MAX_TABLE_BYTES >> 20:,}",
                 hint="use fewer distinct port ranges, or rules with fewer overlapping networks",
             )
         return lookup, builder.tables.tobytes()

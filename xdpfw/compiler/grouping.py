@@ -29,8 +29,6 @@ WIDE_ONLY: Final = 128
 THRESHOLDS: Final = (8, 10, 12, 14, 16, 20, 24, 28)
 """Prefix lengths that may end what is wide, tried in this order."""
 
-WORD_BITS: Final = 64
-
 
 class AtomGroup(enum.Enum):
     PAIRS = enum.auto()
@@ -140,7 +138,7 @@ def group_atoms(atoms: Sequence[Atom], forced: Collection[AddressCondition] = ()
     numbers = conditions_of(atoms)
     if len(atoms) <= WIDE_ONLY:
         return _try(atoms, numbers, forced, None)
-    wide_limit = Limit.MAX_WIDE_WORDS * WORD_BITS
+    wide_limit = Limit.MAX_WIDE_WORDS * Limit.WORD_BITS
     for threshold in THRESHOLDS:
         grouping = _try(atoms, numbers, forced, threshold)
         wide = sum(1 for i in grouping.members(AtomGroup.WIDE) if not atoms[i].counts)

@@ -147,6 +147,7 @@ class Rule:
     unless: Match | None = None  # SPEC's ``except``: the rule does not match where all of this holds
     comment: str | None = None
     text: str = ""  # the rule in canonical one-line form, for plan and status
+    sets: tuple[str, ...] = ()  # names of the sets that it looks at
     position: Position | None = field(default=None, compare=False)
 
 

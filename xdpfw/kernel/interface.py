@@ -212,12 +212,13 @@ def _create(interface: InterfaceInfo, program: Program, mode: Mode, remedy: str 
     number = -result
     label = f"{interface.name} in {mode} mode"
     if number in (errno.EBUSY, errno.EEXIST):
-        raise AttachError("attach to", label, number, hint=_foreign_hint(interface))
+        raise AttachError("attach to", label, number, hint=foreign_hint(interface))
     hints = filter(None, [_kernel_words(interface.ifindex, program, flags), remedy])
     raise AttachError("attach to", label, number, hint="; ".join(hints) or None)
 
 
-def _foreign_hint(interface: InterfaceInfo) -> str:
+def foreign_hint(interface: InterfaceInfo) -> str:
+    """Who holds an interface that is not ours to take."""
     holder = attached(interface.ifindex)
     if holder is None:
         return "another XDP program is on it"

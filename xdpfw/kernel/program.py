@@ -74,6 +74,11 @@ class Outcome(NamedTuple):
     """Mean over the repetitions."""
 
 
+class FillLevel(NamedTuple):
+    used: int
+    capacity: int
+
+
 class Program(BpfObject):
     """An XDP program, ours or found in bpffs."""
 
@@ -211,6 +216,17 @@ class Generation:
     @property
     def rule_count(self) -> int:
         return int(self._config.rule_count)
+
+    def fill_levels(self) -> dict[str, FillLevel]:
+        """How much of each of the data plane's limits this policy takes up."""
+        config, limit = self._config, abi.Limit
+        return {
+            "table bytes": FillLevel(config.table_bytes, limit.MAX_TABLE_BYTES),
+            "interfaces": FillLevel(config.interface_count, limit.MAX_INTERFACES),
+            "groups of fields": FillLevel(config.group_count, limit.MAX_GROUPS),
+            "words of wide rules": FillLevel(config.wide_words, limit.MAX_WIDE_WORDS),
+            "words of counting rules": FillLevel(config.count_words, limit.MAX_COUNT_WORDS),
+        }
 
     @property
     def memory_bytes(self) -> int:

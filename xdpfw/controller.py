@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""apply and detach: the only writer of the kernel's state.
+
+A new generation is loaded and pinned beside the one in force; then each interface is switched by one atomic update
+of its link. Whatever fails before the last switch puts everything back as it was. Which generation is in force is
+never written down: the links say it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.image import MapImage
+from xdpfw.errors import AttachError, UsageError
+from xdpfw.kernel.features import strips_vlan_tags
+from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, namespace
+from xdpfw.kernel.maps import wait_for_programs
+from xdpfw.kernel.pins import Pins
+from xdpfw.kernel.program import Generation, Program
+from xdpfw.observe import metadata, totals
+from xdpfw.observe.metadata import InterfaceMeta, Metadata, RuleMeta, SetMeta
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a policy was read from: its file as the user named it, all files' texts, and the digest over them."""
+
+    file: str
+    files: dict[str, str]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """``changed`` is False where the same policy was in force already. ``notes`` are for the user to read."""
+
+    generation: int
+    changed: bool
+    modes: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Controller:
+    """One instance of the firewall, whose interfaces are in one network namespace (None: the caller's)."""
+
+    def __init__(self, pins: Pins, netns: str | None = None, clock: Clock = time.time) -> None:
+        self._pins = pins
+        self._netns = netns
+        self._clock = clock
+
+    def apply(self, policy: ir.Policy, image: MapImage, source: Source) -> Applied:
+        """Makes the policy so, atomically.
+
+        Raises AttachError for an interface that is missing, held by another program or refuses; UsageError where it
+        would have to change its mode; KernelError and CapacityError for what the kernel refuses else. What was in
+        force then is so still, and nothing is left behind.
+        """
+        with self._pins.lock(), namespace(self._netns), contextlib.ExitStack() as opened:
+            state = _State.read(self._pins, opened)
+            interfaces = [find(interface.name) for interface in policy.interfaces]
+            for interface, info in zip(policy.interfaces, interfaces, strict=True):
+                _check_free(interface, info, state)
+            meta = self._metadata(policy, image, source, interfaces)
+            notes = _vlan_notes(policy)
+            if state.number is not None and self._is_in_force(state, meta):
+                return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
+            generation = opened.enter_context(
+                Generation.load(
+                    image,
+                    interfaces=[info.ifindex for info in interfaces],
+                    targets=[find(name).ifindex for name in image.targets],
+                )
+            )
+            with self._pins.new_generation() as (number, directory):
+                generation.pin(directory)
+                metadata.pin(directory, meta, source.files)
+            try:
+                notes += self._switch(policy, interfaces, generation.program, state)
+            except BaseException:
+                self._pins.remove_generation(number)
+                raise
+            self._release({info.ifindex for info in interfaces}, state)
+            self._retire(number, meta)
+            return Applied(number, changed=True, modes=_modes(interfaces), notes=notes)
+
+    def detach(self) -> list[str]:
+        """Takes the firewall off all interfaces and removes everything of it; returns the interfaces' names.
+
+        Raises UsageError where the instance has nothing, KernelError.
+        """
+        if not self._pins.root.exists():
+            raise UsageError(f"instance {self._pins.instance} has no firewall in force")
+        with self._pins.lock():
+            names = sorted(self._pins.links())
+            for path in self._pins.links().values():
+                with Link.open(str(path)) as link:
+                    if link.ifindex:
+                        link.detach()
+            self._pins.remove()
+        return names
+
+    def _is_in_force(self, state: _State, meta: Metadata) -> bool:
+        assert state.number is not None
+        before = metadata.read(self._pins.generation(state.number))
+        return (
+            (before.source_digest, before.image_digest, before.interfaces, before.netns)
+            == (meta.source_digest, meta.image_digest, meta.interfaces, meta.netns)
+            and state.links.keys() == {interface.ifindex for interface in meta.interfaces}
+            and {state.programs[held.link.program_id].number for held in state.links.values()} == {state.number}
+        )
+
+    def _metadata(
+        self, policy: ir.Policy, image: MapImage, source: Source, interfaces: list[InterfaceInfo]
+    ) -> Metadata:
+        return Metadata(
+            policy_file=source.file,
+            source_digest=source.digest,
+            image_digest=image.digest,
+            applied_at=self._clock(),
+            netns=self._netns,
+            interfaces=tuple(
+                InterfaceMeta(info.name, info.ifindex, str(interface.mode))
+                for interface, info in zip(policy.interfaces, interfaces, strict=True)
+            ),
+            rules=tuple(
+                RuleMeta(rule.name, str(rule.action.kind), rule.text, rule.comment, rule.sets) for rule in policy.rules
+            ),
+            sets=tuple(
+                [SetMeta(found.name, "prefix", found.entries) for found in policy.address_sets]
+                + [SetMeta(found.name, "port", found.entries) for found in policy.port_sets]
+            ),
+        )
+
+    def _switch(
+        self, policy: ir.Policy, interfaces: list[InterfaceInfo], program: Program, state: _State
+    ) -> tuple[str, ...]:
+        """Puts the program in force on every interface, or leaves all as they were."""
+        notes = []
+        with contextlib.ExitStack() as undo:
+            for interface, info in zip(policy.interfaces, interfaces, strict=True):
+                pin = self._pins.link(info.name)
+                held = state.links.get(info.ifindex)
+                if held is None:
+                    attachment = attach(info, program, interface.mode)
+                    # A link that is not pinned ends with its only descriptor.
+                    with attachment.link as link:
+                        link.pin(str(pin))
+                    undo.callback(pin.unlink)
+                    notes += [attachment.note] if attachment.note else []
+                    continue
+                before = state.programs[held.link.program_id].program
+                held.link.replace(before, program)
+                undo.callback(held.link.replace, program, before)
+                if held.pin != pin:  # the interface was renamed
+                    held.pin.rename(pin)
+                    undo.callback(pin.rename, held.pin)
+            undo.pop_all()
+        return tuple(notes)
+
+    @staticmethod
+    def _release(kept: set[int], state: _State) -> None:
+        """Lets go of interfaces that the policy does not name any more."""
+        for ifindex, held in state.links.items():
+            if ifindex not in kept:
+                held.link.detach()
+                held.pin.unlink()
+
+    def _retire(self, number: int, meta: Metadata) -> None:
+        """Hands the totals of the generations before on to the new one, and removes them."""
+        wait_for_programs()
+        earlier = [n for n in self._pins.generations() if n < number]
+        carried = totals.totals_up_to(self._pins, earlier[-1]).for_rules(meta) if earlier else totals.Totals()
+        totals.pin_carried(self._pins.generation(number), carried)
+        for n in earlier:
+            self._pins.remove_generation(n)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldLink:
+    link: Link
+    pin: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _PinnedProgram:
+    program: Program
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """``links`` by interface index, ``programs`` by program id, ``number`` of the generation in force (None: none)."""
+
+    links: dict[int, _HeldLink]
+    programs: dict[int, _PinnedProgram]
+    number: int | None
+
+    @classmethod
+    def read(cls, pins: Pins, opened: contextlib.ExitStack) -> _State:
+        """Removes, on the way, what a killed process or a deleted interface left. Needs the lock."""
+        pins.remove_unfinished()
+        links = {}
+        for path in pins.links().values():
+            link = opened.enter_context(Link.open(str(path)))
+            if link.ifindex:
+                links[link.ifindex] = _HeldLink(link, path)
+            else:
+                path.unlink()
+        programs = {}
+        for number in pins.generations():
+            program = opened.enter_context(Program.open(str(pins.generation(number) / "program")))
+            programs[program.id] = _PinnedProgram(program, number)
+        running = [programs[held.link.program_id].number for held in links.values() if held.link.program_id in programs]
+        # With all interfaces gone, nothing runs, but what was counted is to be carried on.
+        newest = max(running or pins.generations(), default=None)
+        if newest is not None:
+            for number in pins.generations():
+                if number > newest:
+                    pins.remove_generation(number)
+        return cls(links, programs, newest)
+
+
+def _check_free(interface: ir.Interface, info: InterfaceInfo, state: _State) -> None:
+    """Refuses before anything is loaded what would fail later."""
+    held = state.links.get(info.ifindex)
+    if held is None or held.link.program_id not in state.programs:
+        if info.attached is not None:
+            raise AttachError("attach to", info.name, errno.EBUSY, hint=foreign_hint(info))
+        return
+    mode = info.attached.mode if info.attached else None
+    if mode is not None and interface.mode not in (ir.AttachMode.AUTO, mode):
+        raise UsageError(
+            f"{info.name} runs in {mode} mode and the policy asks for {interface.mode}",
+            hint="a change of mode takes the firewall off for a moment: xdpfw detach, then apply",
+        )
+
+
+def _modes(interfaces: list[InterfaceInfo]) -> dict[str, str]:
+    running = {info.name: attached(info.ifindex) for info in interfaces}
+    return {name: str(found.mode) for name, found in running.items() if found is not None and found.mode is not None}
+
+
+def _vlan_notes(policy: ir.Policy) -> tuple[str, ...]:
+    matches = [match for rule in policy.rules for match in (rule.match, rule.unless) if match is not None]
+    if all(match.vlan is None and match.inner_vlan is None for match in matches):
+        return ()
+    return tuple(
+        f"{interface.name} takes VLAN tags out of frames before XDP sees them, and rules on vlan find none: "
+        f"ethtool -K {interface.name} rxvlan off"
+        for interface in policy.interfaces
+        if strips_vlan_tags(interface.name)
+    )

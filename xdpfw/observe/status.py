@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is in force, as the kernel has it: links and programs tell, metadata only names."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xdpfw.errors import KernelError
+from xdpfw.kernel.interface import Link, attached, name_of, namespace
+from xdpfw.kernel.pins import Pins
+from xdpfw.kernel.program import FillLevel, Generation
+from xdpfw.observe import metadata
+from xdpfw.observe.metadata import Metadata, SetMeta
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceStatus:
+    """``generation``: the number of the one that it runs; None if none of the instance's is attached."""
+
+    name: str
+    ifindex: int
+    mode: str | None
+    generation: int | None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    instance: str
+    generation: int
+    policy_file: str
+    source_digest: str
+    applied_at: float
+    netns: str | None
+    rules: int
+    sets: tuple[SetMeta, ...]
+    interfaces: tuple[InterfaceStatus, ...]
+    fill: dict[str, FillLevel]
+    memory_bytes: int
+    kernel: str
+
+    @classmethod
+    def read(cls, pins: Pins) -> Status | None:
+        """None where nothing is applied. Raises KernelError."""
+        numbers = pins.generations()
+        if not numbers:
+            return None
+        directory = pins.generation(numbers[-1])
+        meta = metadata.read(directory)
+        with Generation.open(directory) as generation:
+            fill = generation.fill_levels()
+            memory = generation.memory_bytes
+        return cls(
+            instance=pins.instance,
+            generation=numbers[-1],
+            policy_file=meta.policy_file,
+            source_digest=meta.source_digest,
+            applied_at=meta.applied_at,
+            netns=meta.netns,
+            rules=len(meta.rules),
+            sets=meta.sets,
+            interfaces=_interfaces(pins, meta),
+            fill=fill,
+            memory_bytes=memory,
+            kernel=platform.release(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        fill = {name: level._asdict() for name, level in self.fill.items()}
+        return {**asdict(self), "fill": fill, "pending_confirm": None}
+
+
+def _programs(pins: Pins) -> dict[int, int]:
+    """Program id -> number of its generation."""
+    found = {}
+    for number in pins.generations():
+        with Generation.open(pins.generation(number)) as generation:
+            found[generation.program_id] = number
+    return found
+
+
+def _interfaces(pins: Pins, meta: Metadata) -> tuple[InterfaceStatus, ...]:
+    programs = _programs(pins)
+    links = pins.links()
+    try:
+        with namespace(meta.netns):
+            return tuple(_interface(i.name, i.ifindex, links.get(i.name), programs) for i in meta.interfaces)
+    except KernelError:
+        note = f"network namespace {meta.netns} is gone"
+        return tuple(InterfaceStatus(i.name, i.ifindex, None, None, note) for i in meta.interfaces)
+
+
+def _interface(name: str, ifindex: int, link_path: Any, programs: dict[int, int]) -> InterfaceStatus:
+    if link_path is None:
+        return InterfaceStatus(name, ifindex, None, None, "not attached: xdpfw apply attaches it")
+    with Link.open(str(link_path)) as link:
+        if not link.ifindex:
+            return InterfaceStatus(name, ifindex, None, None, "the interface is gone: xdpfw apply attaches a new one")
+        running = attached(link.ifindex)
+        present = name_of(link.ifindex)
+        note = f"now named {present}" if present != name else None
+        mode = None if running is None or running.mode is None else str(running.mode)
+        return InterfaceStatus(name, link.ifindex, mode, programs.get(link.program_id), note)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What generations counted, by name, so that sums outlive a generation.
+
+Each generation counts from 0 in maps of its own. When another has taken its place and none of its programs runs
+any more, its totals, and those that it had carried itself, are pinned with the new one as the blob ``carried``:
+one pin, so that they are counted exactly once whenever anybody looks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from xdpfw.errors import KernelError
+from xdpfw.kernel import abi
+from xdpfw.kernel.maps import Blob, Counter
+from xdpfw.kernel.pins import Pins
+from xdpfw.kernel.program import Generation
+from xdpfw.observe import metadata
+from xdpfw.observe.metadata import Metadata
+
+CARRIED: Final = "carried"
+OTHER_INTERFACES: Final = "(other)"
+"""Packets that came in on an interface that the policy does not name, as through a bond's member."""
+
+_NOTHING: Final = Counter(0, 0)
+
+Counts = dict[str, Counter]
+
+
+def add(a: Counter, b: Counter) -> Counter:
+    return Counter(a.packets + b.packets, a.bytes + b.bytes)
+
+
+def total(counters: Iterable[Counter]) -> Counter:
+    found = list(counters)
+    return Counter(sum(c.packets for c in found), sum(c.bytes for c in found))
+
+
+def _merged(a: Counts, b: Counts) -> Counts:
+    return {name: add(a.get(name, _NOTHING), b.get(name, _NOTHING)) for name in {**a, **b}}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Packets and bytes by what they met.
+
+    ``rules``: rules that decided; ``counted``: rules that only count; ``removed``: rules that are no more;
+    ``reasons``: packets that no rule decided, by reason; ``verdicts``: interface -> verdict -> counter.
+    """
+
+    rules: Counts = field(default_factory=dict)
+    counted: Counts = field(default_factory=dict)
+    removed: Counter = _NOTHING
+    reasons: Counts = field(default_factory=dict)
+    verdicts: dict[str, Counts] = field(default_factory=dict)
+
+    def plus(self, other: Totals) -> Totals:
+        return Totals(
+            _merged(self.rules, other.rules),
+            _merged(self.counted, other.counted),
+            add(self.removed, other.removed),
+            _merged(self.reasons, other.reasons),
+            {
+                name: _merged(self.verdicts.get(name, {}), other.verdicts.get(name, {}))
+                for name in {**self.verdicts, **other.verdicts}
+            },
+        )
+
+    def for_rules(self, meta: Metadata) -> Totals:
+        """The same for a policy with other rules: what its rules do not continue goes to ``removed``."""
+        deciding = {rule.name for rule in meta.rules if not rule.counts}
+        counting = {rule.name for rule in meta.rules if rule.counts}
+        gone = total(counter for name, counter in self.rules.items() if name not in deciding)
+        return Totals(
+            {name: counter for name, counter in self.rules.items() if name in deciding},
+            {name: counter for name, counter in self.counted.items() if name in counting},
+            add(self.removed, gone),
+            self.reasons,
+            self.verdicts,
+        )
+
+    def to_bytes(self) -> bytes:
+        return json.dumps([self.rules, self.counted, self.removed, self.reasons, self.verdicts]).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Totals:
+        rules, counted, removed, reasons, verdicts = json.loads(data)
+        return cls(
+            _counts(rules),
+            _counts(counted),
+            Counter(*removed),
+            _counts(reasons),
+            {name: _counts(counts) for name, counts in verdicts.items()},
+        )
+
+
+def _counts(raw: dict[str, list[int]]) -> Counts:
+    return {name: Counter(*pair) for name, pair in raw.items()}
+
+
+def counted_by(generation: Generation, meta: Metadata) -> Totals:
+    """What one generation counted so far."""
+    reasons, rules = generation.counters()
+    rows = generation.interface_verdicts()
+    names = [interface.name for interface in meta.interfaces]
+    verdicts = {
+        name: {verdict.name.lower(): rows[index][verdict] for verdict in abi.Verdict}
+        for name, index in [*zip(names, range(len(names)), strict=True), (OTHER_INTERFACES, abi.Absent.NO_INTERFACE)]
+    }
+    if not any(counter.packets for counter in verdicts[OTHER_INTERFACES].values()):
+        del verdicts[OTHER_INTERFACES]
+    return Totals(
+        rules={rule.name: counter for rule, counter in zip(meta.rules, rules, strict=True) if not rule.counts},
+        counted={rule.name: counter for rule, counter in zip(meta.rules, rules, strict=True) if rule.counts},
+        reasons={abi.reason_name(reason): reasons[reason] for reason in abi.Reason if reason != abi.Reason.RULE},
+        verdicts=verdicts,
+    )
+
+
+def _carried(directory: Path) -> Totals | None:
+    path = directory / CARRIED
+    if not path.exists():
+        return None
+    with Blob.open(str(path)) as blob:
+        return Totals.from_bytes(blob.read())
+
+
+def pin_carried(directory: Path, totals: Totals) -> None:
+    with Blob.create(CARRIED, totals.to_bytes()) as blob:
+        blob.pin(str(directory / CARRIED))
+
+
+def totals_up_to(pins: Pins, number: int) -> Totals:
+    """The totals of a generation and of all before it. Raises KernelError."""
+    directory = pins.generation(number)
+    with Generation.open(directory) as generation:
+        own = counted_by(generation, metadata.read(directory))
+    carried = _carried(directory)
+    if carried is None:
+        # A switch is going on: the generation before counts its last packets.
+        earlier = [n for n in pins.generations() if n < number]
+        carried = totals_up_to(pins, earlier[-1]) if earlier else Totals()
+    return carried.plus(own)
+
+
+def read_totals(pins: Pins, tries: int = 5) -> tuple[Metadata, Totals] | None:
+    """The newest generation's metadata, and all that was counted since the firewall was first applied.
+
+    None where nothing is applied. Raises KernelError.
+    """
+    while True:
+        numbers = pins.generations()
+        if not numbers:
+            return None
+        try:
+            meta = metadata.read(pins.generation(numbers[-1]))
+            return meta, totals_up_to(pins, numbers[-1]).for_rules(meta)
+        except KernelError:
+            # A switch that ended between two of these reads has removed the generation before.
+            tries -= 1
+            if not tries or pins.generations() == numbers:
+                raise
