@@ -221,11 +221,11 @@ class Generation:
         """How much of each of the data plane's limits this policy takes up."""
         config, limit = self._config, abi.Limit
         return {
-            "table bytes": FillLevel(config.table_bytes, limit.MAX_TABLE_BYTES),
-            "interfaces": FillLevel(config.interface_count, limit.MAX_INTERFACES),
-            "groups of fields": FillLevel(config.group_count, limit.MAX_GROUPS),
-            "words of wide rules": FillLevel(config.wide_words, limit.MAX_WIDE_WORDS),
-            "words of counting rules": FillLevel(config.count_words, limit.MAX_COUNT_WORDS),
+            "table bytes": FillLevel(config.table_bytes, int(limit.MAX_TABLE_BYTES)),
+            "interfaces": FillLevel(config.interface_count, int(limit.MAX_INTERFACES)),
+            "groups of fields": FillLevel(config.group_count, int(limit.MAX_GROUPS)),
+            "words of wide rules": FillLevel(config.wide_words, int(limit.MAX_WIDE_WORDS)),
+            "words of counting rules": FillLevel(config.count_words, int(limit.MAX_COUNT_WORDS)),
         }
 
     @property
