@@ -17,7 +17,6 @@ from xdpfw.policy.values import NO_TAG, Protocol, SetName, Span
 _IPV4 = frozenset(("ipv4",))
 _IPV6 = frozenset(("ipv6",))
 _IP = _IPV4 | _IPV6
-_ALL = _IP | {"other"}
 _L4_FIELDS = ("sport", "dport", "tcp_flags", "icmp_type", "icmp_code")
 _IP_FIELDS = ("ttl", "length", "dscp", "ip_options", "fragment", *_L4_FIELDS)
 
@@ -28,14 +27,6 @@ class Fault(NamedTuple):
     path: Path
     message: str
     hint: str | None = None
-
-
-class _Families(NamedTuple):
-    """A field's word on which families a packet can be of."""
-
-    path: Path
-    families: frozenset[str]
-    because: str
 
 
 def faults(rule: Rule, sets: Mapping[str, LoadedSet | None], interfaces: Collection[str] | None) -> Iterator[Fault]:
@@ -140,41 +131,31 @@ def _icmp_faults(where: str, field: str, match: Match, numbers: Collection[int])
 
 
 def _family_faults(where: str, match: Match, sets: Mapping[str, LoadedSet | None]) -> Iterator[Fault]:
-    """The first pair of fields that no packet satisfies together, since their families differ."""
-    seen: list[_Families] = []
-    for found in _families(where, match, sets):
-        for earlier in seen:
-            if not found.families & earlier.families:
-                yield Fault(found.path, f"never matches: {found.because}, and {earlier.because}")
+    """The first pair of fields that no packet meets together, since their families differ."""
+    seen: list[tuple[str, frozenset[str]]] = []
+    for field, families in _families(match, sets):
+        for earlier, allowed in seen:
+            if not families & allowed:
+                message = f"is {_shown(families)} only, and {earlier} {_shown(allowed)} only: the rule never matches"
+                yield Fault((where, field), message)
                 return
-        seen.append(found)
+        seen.append((field, families))
 
 
-def _families(where: str, match: Match, sets: Mapping[str, LoadedSet | None]) -> Iterator[_Families]:
+def _families(match: Match, sets: Mapping[str, LoadedSet | None]) -> Iterator[tuple[str, frozenset[str]]]:
+    """For each field that says so, the families of the packets that can meet it."""
     if match.family is not None:
-        families = frozenset(match.family)
-        yield _Families((where, "family"), families, f"family is {', '.join(match.family)}")
+        yield "family", frozenset(match.family)
     if match.ethertype is not None:
-        families = frozenset(_ethertype_family(span) for span in match.ethertype)
-        only = next(iter(families)) if len(families) == 1 else None
-        yield _Families(
-            (where, "ethertype"),
-            families,
-            f"ethertype is {'not IP' if only == 'other' else 'IP'}"
-            if only in (None, "other")
-            else f"ethertype is {_shown(families)}",
-        )
+        yield "ethertype", frozenset(map(_ethertype_family, match.ethertype))
     for field in ("src", "dst"):
         if families := _address_families(getattr(match, field) or (), sets):
-            yield _Families((where, field), families, f"{field} is {_shown(families)}")
+            yield field, families
     if match.proto is not None:
-        families = frozenset().union(*map(_protocol_families, match.proto))
-        only_icmp = families in (_IPV4, _IPV6)
-        because = f"proto {_listed(match.proto)} is {_shown(families)}" if only_icmp else "proto is in IP packets"
-        yield _Families((where, "proto"), families, because)
+        yield "proto", frozenset().union(*map(_protocol_families, match.proto))
     for field in _IP_FIELDS:
         if getattr(match, field) is not None:
-            yield _Families((where, field), _IP, f"{field} is in IP packets")
+            yield field, _IP
 
 
 def _protocol_families(protocol: Protocol) -> frozenset[str]:
@@ -201,7 +182,10 @@ def _address_families(values: Collection[Addresses | SetName], sets: Mapping[str
 
 
 def _shown(families: frozenset[str]) -> str:
-    return {_IPV4: "IPv4", _IPV6: "IPv6"}.get(families, "IPv4 or IPv6")
+    if families == _IP:
+        return "IP"
+    written = {"ipv4": "IPv4", "ipv6": "IPv6", "other": "non-IP"}
+    return " or ".join(text for family, text in written.items() if family in families)
 
 
 def _listed(protocols: tuple[Protocol, ...]) -> str:
