@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A run in which every test of the kernel was skipped has not tested the firewall, and says so.
+"""What holds for all tests, whatever tree they are in.
 
-Skipping is right on a laptop. In CI, and as root, where those tests can run, a layer of which nothing ran fails
-the session.
+A run in which every test of the kernel was skipped has not tested the firewall, and says so. Skipping is right on a
+laptop. In CI, and as root, where those tests can run, a layer of which nothing ran fails the session.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# No test is timed: a busy machine is no bug. All else is as hypothesis has it, its own profile for CI included.
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 KERNEL_LAYERS = ("tests/kernel/", "netns-tests/")
 
