@@ -14,6 +14,7 @@ from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.source import Path
 from xdpfw.policy.values import NO_TAG, Protocol, SetName, Span
 
+_ICMP_HINT = "icmp is IPv4's and icmpv6 IPv6's; as numbers they are of both"
 _IPV4 = frozenset(("ipv4",))
 _IPV6 = frozenset(("ipv6",))
 _IP = _IPV4 | _IPV6
@@ -136,8 +137,9 @@ def _family_faults(where: str, match: Match, sets: Mapping[str, LoadedSet | None
     for field, families in _families(match, sets):
         for earlier, allowed in seen:
             if not families & allowed:
-                message = f"is {_shown(families)} only, and {earlier} {_shown(allowed)} only: the rule never matches"
-                yield Fault((where, field), message)
+                message = f"is {_shown(families)} only, and {earlier} {_shown(allowed)} only: no packet is both"
+                hint = _ICMP_HINT if field == "proto" and families != _IP else None
+                yield Fault((where, field), message, hint)
                 return
         seen.append((field, families))
 
