@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Policy tests and replays, decided by the reference interpreter. What the kernel decides is in tests/kernel."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.lower import lower
+from xdpfw.errors import PolicyError
+from xdpfw.packet.notation import parse_packet
+from xdpfw.policy.load import load
+from xdpfw.policy.source import Sources
+from xdpfw.simulate import policytest
+from xdpfw.simulate.decider import ReferenceDecider
+from xdpfw.simulate.replay import Totals, replay
+
+WEB = "tcp 198.51.100.7:40000 > 203.0.113.1:80"
+SSH = "tcp 198.51.100.7:40000 > 203.0.113.1:22"
+POLICY = """\
+version: 1
+interfaces: {eth0: {}, eth1: {}}
+default: drop
+rules:
+  - {name: seen, action: count}
+  - {name: web, match: {proto: tcp, dport: 80}, action: pass}
+  - {name: out, match: {interface: eth1, proto: udp}, action: {redirect: eth0}}
+tests:
+"""
+
+LINKTYPE_ETHERNET = 1
+LINKTYPE_IEEE802_11 = 105
+
+
+def read(text: str) -> tuple[ir.Policy, dict[str, str]]:
+    sources = Sources.from_bundle({"dir/p.yaml": text})
+    return lower(load("dir/p.yaml", sources)), dict(sources.files)
+
+
+def results(*tests: str) -> list[policytest.CaseResult]:
+    policy, files = read(POLICY + "".join(f"  - {test}\n" for test in tests))
+    return list(policytest.run(policytest.prepare(policy, files), ReferenceDecider(policy)))
+
+
+def capture(path: Path, *packets: bytes, link_type: int = LINKTYPE_ETHERNET, missing_bytes: int = 0) -> Path:
+    records = (struct.pack("<IIII", 0, 0, len(data), len(data) + missing_bytes) + data for data in packets)
+    path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, link_type) + b"".join(records))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("test", "ok"),
+    [
+        (f'{{packet: "{WEB}", expect: pass}}', True),
+        (f'{{packet: "{WEB}", expect: pass, rule: web}}', True),
+        (f'{{packet: "{WEB}", rule: web}}', True),
+        (f'{{packet: "{WEB}", expect: drop}}', False),
+        (f'{{packet: "{WEB}", expect: pass, rule: out}}', False),
+        (f'{{packet: "{SSH}", rule: web}}', False),
+        ('{packet: "udp 192.0.2.1:1 > 192.0.2.2:2", expect: redirect, interface: eth1}', True),
+        ('{packet: "udp 192.0.2.1:1 > 192.0.2.2:2", expect: redirect}', False),
+    ],
+)
+def test_verdict_and_rule_are_compared_where_they_are_given(test: str, ok: bool) -> None:
+    assert [result.ok for result in results(test)] == [ok]
+
+
+def test_a_test_is_as_good_as_each_of_its_steps() -> None:
+    steps = f'{{packet: "{WEB}", expect: pass}}, {{wait: 31s}}, {{packet: "{SSH}", expect: pass}}'
+    (result,) = results(f"{{name: two, steps: [{steps}]}}")
+    assert not result.ok
+    assert [step.ok for step in result.steps] == [True, True, False]
+    assert result.to_json() == {
+        "name": "two",
+        "ok": False,
+        "steps": [
+            {
+                "ok": True,
+                "packet": WEB,
+                "interface": None,
+                "expected": {"verdict": "pass", "rule": None},
+                "found": {"verdict": "pass", "rule": "web", "reason": "rule", "detail": "rule"},
+            },
+            {"ok": True, "wait_s": 31.0},
+            {
+                "ok": False,
+                "packet": SSH,
+                "interface": None,
+                "expected": {"verdict": "pass", "rule": None},
+                "found": {"verdict": "drop", "rule": None, "reason": "default", "detail": "default"},
+            },
+        ],
+    }
+
+
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_wrong_packets_are_all_found_at_their_words(quote: str) -> None:
+    policy, files = read(
+        f"{POLICY}  - packet: {quote}tcq 1.2.3.4 > 1.2.3.5{quote}\n    expect: drop\n"
+        f"  - packet: {quote}tcp 1.2.3.4:1 > 1.2.3.5:99999{quote}\n    expect: drop\n"
+    )
+    with pytest.raises(PolicyError) as caught:
+        policytest.prepare(policy, files)
+    places = [str(error.position) for error in (caught.value, *caught.value.others)]
+    shift = len(quote)
+    assert places == [f"dir/p.yaml:9:{13 + shift}", f"dir/p.yaml:11:{13 + shift + len('tcp 1.2.3.4:1 > 1.2.3.5:')}"]
+
+
+def test_captures_are_looked_for_beside_the_policy(tmp_path: Path) -> None:
+    capture(tmp_path / "web.pcap", parse_packet(WEB))
+    (tmp_path / "p.yaml").write_text(POLICY + '  - {packet: "pcap:web.pcap#1", expect: pass}\n')
+    sources = Sources.from_disk()
+    policy = lower(load(str(tmp_path / "p.yaml"), sources))
+    (result,) = policytest.run(policytest.prepare(policy, sources.files), ReferenceDecider(policy))
+    assert result.ok
+
+
+def test_a_replay_counts_each_packet_once(tmp_path: Path) -> None:
+    policy, _ = read(POLICY.replace("tests:\n", ""))
+    decider = ReferenceDecider(policy)
+    totals = Totals()
+    frames = [
+        parse_packet(WEB),
+        parse_packet(WEB),
+        parse_packet(SSH),
+        b"\0" * 13,
+        parse_packet("arp 1.2.3.4 > 1.2.3.5"),
+    ]
+    for replayed in replay(capture(tmp_path / "c.pcap", *frames), decider):
+        totals.add(replayed)
+    assert totals.to_json() == {
+        "packets": 5,
+        "verdicts": {"pass": 3, "drop": 2},
+        "rules": {"web": 2},
+        "reasons": {"rule": 2, "default": 1, "invalid": 1, "allow": 1},
+        "details": {"rule": 2, "default": 1, "invalid.ethernet": 1, "allow.arp": 1},
+        "skipped": 0,
+        "cut": 0,
+    }
+    assert decider.counted() == {"seen": 3}
+
+
+def test_the_interface_that_packets_arrive_on_is_the_callers_choice(tmp_path: Path) -> None:
+    policy, _ = read(POLICY.replace("tests:\n", ""))
+    file = capture(tmp_path / "c.pcap", parse_packet("udp 192.0.2.1:1 > 192.0.2.2:2"))
+    lines = [next(replay(file, ReferenceDecider(policy), interface)).to_json() for interface in (0, 1)]
+    assert lines == [
+        {"n": 1, "verdict": "drop", "rule": None, "reason": "default", "detail": "default"},
+        {"n": 1, "verdict": "redirect", "rule": "out", "reason": "rule", "detail": "rule"},
+    ]
+
+
+def test_packets_without_an_ethernet_equivalent_are_skipped_and_told(tmp_path: Path) -> None:
+    policy, _ = read(POLICY.replace("tests:\n", ""))
+    file = capture(tmp_path / "c.pcap", b"\0" * 40, link_type=LINKTYPE_IEEE802_11)
+    totals = Totals()
+    (replayed,) = replay(file, ReferenceDecider(policy))
+    totals.add(replayed)
+    assert replayed.to_json() == {"n": 1, "verdict": None, "rule": None, "reason": None, "detail": None}
+    assert (totals.packets, dict(totals.skipped)) == (0, {LINKTYPE_IEEE802_11: 1})
+
+
+def test_packets_that_the_capture_cut_are_told(tmp_path: Path) -> None:
+    policy, _ = read(POLICY.replace("tests:\n", ""))
+    totals = Totals()
+    for replayed in replay(capture(tmp_path / "c.pcap", parse_packet(WEB), missing_bytes=9), ReferenceDecider(policy)):
+        totals.add(replayed)
+    assert (totals.packets, totals.cut) == (1, 1)

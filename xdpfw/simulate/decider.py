@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who decides on a frame: the program in the kernel, or the reference interpreter. Both answer alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.image import MapImage, compile_policy
+from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.reference import Decision, evaluate
+
+
+class Decider(Protocol):
+    def decide(self, frame: bytes, interface: int | None = 0) -> Decision:
+        """What becomes of an Ethernet frame (no FCS) that arrives on the policy's interface of this number.
+
+        ``interface`` None is one that the policy does not name. ``Decision.counted`` may be empty: see ``counted``.
+        """
+
+    def counted(self) -> dict[str, int]:
+        """By name, how many frames each ``count`` rule has matched so far."""
+
+
+class ReferenceDecider:
+    """The reference interpreter: slow, and in need of no privileges."""
+
+    def __init__(self, policy: ir.Policy) -> None:
+        self._policy = policy
+        self._counted: Counter[str] = Counter()
+
+    def decide(self, frame: bytes, interface: int | None = 0) -> Decision:
+        decision = evaluate(self._policy, frame, interface)
+        self._counted.update(decision.counted)
+        return decision
+
+    def counted(self) -> dict[str, int]:
+        return {rule.name: self._counted[rule.name] for rule in _count_rules(self._policy)}
+
+
+class KernelDecider:
+    """The program in the kernel, by test runs of a generation that is loaded for this and attached to nothing."""
+
+    def __init__(self, policy: ir.Policy, generation: Generation) -> None:
+        self._rules = policy.rules
+        self._generation = generation
+
+    def decide(self, frame: bytes, interface: int | None = 0) -> Decision:
+        """Raises KernelError, for frames longer than a test run can build (some 64 KiB) among others."""
+        verdict, reason, number, _, _ = self._generation.run(frame, interface)
+        assert reason is not None
+        if number is None:
+            return Decision(ir.Verdict(verdict), reason)
+        rule = self._rules[number]
+        return Decision(ir.Verdict(verdict), reason, rule.name, rule.action.interface)
+
+    def counted(self) -> dict[str, int]:
+        _, counters = self._generation.counters()
+        return {
+            rule.name: counter.packets
+            for rule, counter in zip(self._rules, counters, strict=True)
+            if rule.action.kind is ir.ActionKind.COUNT
+        }
+
+
+@contextmanager
+def in_kernel(policy: ir.Policy, image: MapImage | None = None) -> Iterator[KernelDecider]:
+    """A decider in the kernel while the context lasts. ``image`` saves compiling the policy once more.
+
+    Redirects need a target that exists: ``lo`` stands in for all, as no frame is sent. Raises CapacityError,
+    KernelError.
+    """
+    image = image or compile_policy(policy)
+    targets = [LOOPBACK] * len(image.targets)
+    with Generation.load(image, interfaces=[], targets=targets, trace=True) as generation:
+        yield KernelDecider(policy, generation)
+
+
+def _count_rules(policy: ir.Policy) -> list[ir.Rule]:
+    return [rule for rule in policy.rules if rule.action.kind is ir.ActionKind.COUNT]
