@@ -202,6 +202,7 @@ struct xdpfw_config {
 	__u32 wide_rules;		/* base: u32[wide_rules + bit] is the rule of a vector's bit */
 	__u32 rows;			/* base: struct xdpfw_entry of a row (union: struct xdpfw_row) */
 	__u32 dispatch;			/* base: u32[dispatch + ...] is a row reference, by combined class */
+	__u32 anywhere_row;		/* row reference of the rules without a condition on addresses; 0: none */
 	__u32 pairs;			/* base: struct xdpfw_entry, buckets of BLOCK_ENTRIES */
 	__u32 pair_bucket_mask;		/* number of buckets - 1 */
 	__u32 pairs_used;		/* 0: no rule in the group of pairs */

@@ -247,6 +247,8 @@ static __always_inline __u32 classify(struct packet *p, struct lookup *l)
 	combine_fields(p, l);
 	find_leaf(p, l, XDPFW_DIRECTION_SRC);
 	find_leaf(p, l, XDPFW_DIRECTION_DST);
+	if (config.anywhere_row)
+		best = search_row(l, config.anywhere_row, XDPFW_DIRECTION_DST, best);
 	if (config.pairs_used)
 		best = search_row(l, find_pair(l), XDPFW_DIRECTION_DST, best);
 	if (config.source_rows_used)

@@ -90,6 +90,9 @@ class _Builder:
             entries.append(Entry(self.atoms[i].rule, self.predicate_of[i], 0 if wide is None else wide + 1))
         return list(dict.fromkeys(entries))
 
+    def _anywhere_row(self) -> int:
+        return self.row_table.reference(self._entries(self.grouping.members(AtomGroup.ANYWHERE), None))
+
     def _row_of_set(self, group: AtomGroup, direction: Direction, other: Direction) -> dict[Active, int]:
         """For each narrow set of conditions in a direction the row of the atoms that have one of them."""
         members = self._by_condition(group, direction)
@@ -245,6 +248,7 @@ class _Builder:
         pairs = self._pairs(src_classes, dst_classes)
         src_rows = self._row_of_set(AtomGroup.SOURCE, Direction.SRC, Direction.DST)
         dst_rows = self._row_of_set(AtomGroup.DESTINATION, Direction.DST, Direction.SRC)
+        anywhere_row = self._anywhere_row()
 
         predicate_words = max(_words(len(self.predicates)), 1)
         vector_words = max(self.wide_words + self.count_words, 1)
@@ -266,6 +270,7 @@ class _Builder:
             "wide_rules": self.tables.add(np.array(rules, dtype=np.uint32)),
             "rows": rows,
             "dispatch": dispatch,
+            "anywhere_row": anywhere_row,
             "pairs": self.tables.add(pair_table, _ENTRY_BYTES),
             "pair_bucket_mask": bucket_mask,
             "pairs_used": int(bool(pairs)),
@@ -278,8 +283,11 @@ class _Builder:
         }
 
 
-def _shorten(row_too_long: RowTooLongError, builder: _Builder, forced: set[AddressCondition]) -> None:
-    """Makes wide the narrow condition that most of a row's rules share, so that they leave the row."""
+def _shorten(row_too_long: RowTooLongError, builder: _Builder, forced: set[AddressCondition | None]) -> None:
+    """Makes wide the narrow condition that most of a row's rules share, so that they leave the row.
+
+    Rules of the row ANYWHERE share the lack of one.
+    """
     rules = {entry.rule for entry in row_too_long.row}
     tally: dict[AddressCondition, int] = {}
     for atom in builder.atoms:
@@ -287,7 +295,7 @@ def _shorten(row_too_long: RowTooLongError, builder: _Builder, forced: set[Addre
             for direction, condition in ((Direction.SRC, atom.src), (Direction.DST, atom.dst)):
                 if condition is not None and builder.grouping.directions[direction].is_narrow(condition):
                     tally[condition] = tally.get(condition, 0) + 1
-    forced.add(max(tally, key=lambda condition: tally[condition]))
+    forced.add(max(tally, key=lambda condition: tally[condition]) if tally else None)
 
 
 def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
@@ -296,7 +304,7 @@ def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
     Raises CapacityError where the policy does not fit into the structure.
     """
     policy_atoms = atoms(policy)
-    forced: set[AddressCondition] = set()
+    forced: set[AddressCondition | None] = set()
     while True:
         builder = _Builder(policy_atoms, group_atoms(policy_atoms, forced))
         try:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which of the four groups finds each atom: by whether its source and destination conditions are narrow or wide.
+"""Which of the five groups finds each atom: by whether its source and destination conditions are narrow or wide.
 
+    no condition on addresses           ANYWHERE       one row for all packets
     narrow source, narrow destination   PAIRS          one exact look-up of both classes
     narrow source, wide destination     SOURCE         the source's leaf names the row
     wide source, narrow destination     DESTINATION    the destination's leaf names the row
-    both wide                           WIDE           bit vectors
+    else                                WIDE           bit vectors
 
 Where narrow ends is the compiler's choice. Narrower leaves more rules to the bit vectors, whose cost grows with
 their number; wider makes more pairs of classes.
@@ -31,6 +32,7 @@ THRESHOLDS: Final = (8, 10, 12, 14, 16, 20, 24, 28)
 
 
 class AtomGroup(enum.Enum):
+    ANYWHERE = enum.auto()
     PAIRS = enum.auto()
     SOURCE = enum.auto()
     DESTINATION = enum.auto()
@@ -75,7 +77,9 @@ def conditions_of(atoms: Sequence[Atom]) -> tuple[dict[AddressCondition, int], d
     return src, dst
 
 
-def _group(atom: Atom, src: DirectionConditions, dst: DirectionConditions) -> AtomGroup:
+def _group(atom: Atom, src: DirectionConditions, dst: DirectionConditions, has_anywhere: bool) -> AtomGroup:
+    if atom.src is None and atom.dst is None:
+        return AtomGroup.ANYWHERE if has_anywhere and not atom.counts else AtomGroup.WIDE
     match (src.is_narrow(atom.src), dst.is_narrow(atom.dst)):
         case (True, True):
             return AtomGroup.PAIRS
@@ -109,9 +113,10 @@ def pair_count(atoms: Sequence[Atom], grouping: Grouping) -> int:
 def _try(
     atoms: Sequence[Atom],
     numbers: tuple[dict[AddressCondition, int], dict[AddressCondition, int]],
-    forced: Collection[AddressCondition],
+    forced: Collection[AddressCondition | None],
     threshold: int | None,
 ) -> Grouping:
+    has_anywhere = threshold is not None and None not in forced
     counting = {c for atom in atoms if atom.counts for c in (atom.src, atom.dst)}
     src, dst = (
         _cut(
@@ -127,11 +132,13 @@ def _try(
         )
         for of_direction in numbers
     )
-    return Grouping([_group(atom, src, dst) for atom in atoms], (src, dst))
+    return Grouping([_group(atom, src, dst, has_anywhere) for atom in atoms], (src, dst))
 
 
-def group_atoms(atoms: Sequence[Atom], forced: Collection[AddressCondition] = ()) -> Grouping:
+def group_atoms(atoms: Sequence[Atom], forced: Collection[AddressCondition | None] = ()) -> Grouping:
     """Chooses the threshold. Conditions in ``forced`` and of rules that only count are wide whatever their size.
+
+    None in ``forced`` stands for the lack of a condition: there is no group ANYWHERE then.
 
     Raises CapacityError where no threshold fits.
     """
