@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A policy in the kernel beside the reference: every frame through both, and every counter at the end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.policies import INTERFACES
+from xdpfw.compiler import ir
+from xdpfw.compiler.image import compile_policy
+from xdpfw.kernel import abi
+from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
+from xdpfw.packet.notation import describe, parse_packet
+from xdpfw.reference import Decision, evaluate
+
+FIRST_IFINDEX = 1000
+"""Of the policy's interfaces. Test runs come in on ``lo``, which then stands for one of them."""
+
+
+@dataclass
+class Agreement:
+    """Runs frames, raises AssertionError where kernel and reference part."""
+
+    policy: ir.Policy
+    generation: Generation
+    packets: Tally[tuple[str, str | int]] = field(default_factory=Tally)
+    bytes: Tally[tuple[str, str | int]] = field(default_factory=Tally)
+    execute: Callable[[bytes, int | None], Outcome] | None = None  # in place of Generation.run
+    left: bytes = b""  # the last frame, as it left the program
+
+    def run(self, packet: bytes | str, interface: int | None = 0) -> Decision:
+        """Decides a frame, or a packet in the notation. Returns what both say."""
+        frame = parse_packet(packet) if isinstance(packet, str) else packet
+        expected = evaluate(self.policy, frame, interface)
+        outcome = (self.execute or self.generation.run)(frame, interface)
+        found = (
+            outcome.verdict,
+            outcome.reason,
+            None if outcome.rule is None else self.policy.rules[outcome.rule].name,
+            outcome.frame,
+        )
+        wanted = (str(expected.verdict), expected.reason, expected.rule, self._changed(frame, expected))
+        assert found == wanted, self._report(frame, interface, found, wanted)
+        self._note(frame, interface, expected)
+        self.left = outcome.frame
+        return expected
+
+    def check_counters(self) -> None:
+        """Every counter of reasons, rules and interfaces is what the decisions so far add up to."""
+        reasons, rules = self.generation.counters()
+        found = {("reason", abi.reason_name(number)): counter for number, counter in enumerate(reasons)}
+        found |= {("rule", rule.name): counter for rule, counter in zip(self.policy.rules, rules, strict=True)}
+        for index, row in enumerate(self.generation.interface_verdicts()):
+            for verdict, counter in zip(abi.Verdict, row, strict=True):
+                found[f"interface {index}", verdict.name.lower()] = counter
+        for view, counted in (("packets", self.packets), ("bytes", self.bytes)):
+            assert {key: getattr(c, view) for key, c in found.items() if getattr(c, view)} == +counted, view
+
+    def counted(self, rule: str) -> int:
+        """Packets that the kernel has counted for a rule."""
+        numbers = {each.name: number for number, each in enumerate(self.policy.rules)}
+        return self.generation.counters()[1][numbers[rule]].packets
+
+    def _changed(self, frame: bytes, decision: Decision) -> bytes:
+        """The frame as it must leave the program."""
+        dst, src = frame[:6], frame[6:12]
+        if decision.verdict is ir.Verdict.TX:
+            dst, src = src, dst
+        elif decision.verdict is ir.Verdict.REDIRECT:
+            action = next(rule.action for rule in self.policy.rules if rule.name == decision.rule)
+            dst = dst if action.dst_mac is None else action.dst_mac.to_bytes(6, "big")
+            src = src if action.src_mac is None else action.src_mac.to_bytes(6, "big")
+        return dst + src + frame[12:]
+
+    def _note(self, frame: bytes, interface: int | None, decision: Decision) -> None:
+        if len(frame) < ETHERNET_HEADER_BYTES:
+            return  # no test run takes it, so that nothing is counted
+        column = abi.Absent.NO_INTERFACE if interface is None else interface
+        keys: list[tuple[str, str | int]] = [
+            (f"interface {int(column)}", str(decision.verdict)),
+            ("reason", decision.reason) if decision.rule is None else ("rule", decision.rule),
+            *(("rule", name) for name in decision.counted),
+        ]
+        for key in keys:
+            self.packets[key] += 1
+            self.bytes[key] += len(frame)
+
+    def _report(self, frame: bytes, interface: int | None, found: object, wanted: object) -> str:
+        """All that it takes to see it again."""
+        rules = "\n".join(f"    {rule!r}" for rule in self.policy.rules)
+        return (
+            f"\n  kernel:    {found}\n  reference: {wanted}\n  interface: {interface}\n  packet:    {describe(frame)}"
+            f"\n  frame:     {frame.hex()}\n  default {self.policy.default}, invalid {self.policy.invalid}, "
+            f"{self.policy.allow}, rules:\n{rules}"
+        )
+
+
+@contextlib.contextmanager
+def agreement(policy: ir.Policy) -> Iterator[Agreement]:
+    """Loads the policy; checks all counters at the end. Redirects go to ``lo``."""
+    image = compile_policy(policy)
+    ifindexes = [FIRST_IFINDEX + index for index in range(len(INTERFACES))]
+    targets = [LOOPBACK] * len(image.targets)
+    with Generation.load(image, interfaces=ifindexes, targets=targets, trace=True) as generation:
+        both = Agreement(policy, generation)
+        yield both
+        both.check_counters()
