@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Dressing a packet up so that it slips past a rule: tags, options, extension headers, fragments, lies about lengths."""
+"""Dressing a packet up to slip past a rule: tags, options, extension headers, fragments, lies about lengths."""
 
 from __future__ import annotations
 

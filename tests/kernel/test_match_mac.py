@@ -19,6 +19,7 @@ def between(src: int, dst: int = 0x020000000002) -> bytes:
 MAC = 0x0A1B2C3D4E5F
 ONE_BIT_OFF = [between(MAC ^ 1 << bit) for bit in range(48)]
 TAGGED6 = ethernet(IPV6, ipv6(tcp()), src_mac=MAC, tags=[(VLAN, 1)])
+LAST_BYTE, FIRST_BITS = "'00:00:00:00:00:5f/00:00:00:00:00:ff'", "'0a:00:00:00:00:00/fe:00:00:00:00:00'"
 
 CASES = [
     Case("{src_mac: '0a:1b:2c:3d:4e:5f'}", [between(MAC), TAGGED6], [*ONE_BIT_OFF, between(0x020000000002, MAC)]),
@@ -36,7 +37,7 @@ CASES = [
         [between(0x0100_0000_0000, 0x0200_0000_0001), TCP4],
     ),
     Case(
-        "{src_mac: ['02:00:00:00:00:01', '00:00:00:00:00:5f/00:00:00:00:00:ff', '0a:00:00:00:00:00/fe:00:00:00:00:00']}",
+        f"{{src_mac: ['02:00:00:00:00:01', {LAST_BYTE}, {FIRST_BITS}]}}",
         [between(0x020000000001), between(0x5F), between(0x0B0000000000), between(MAC)],
         [between(0x020000000002), between(0x15E), between(0x080000000000), between(0x5F00)],
     ),
