@@ -27,7 +27,7 @@ from xdpfw.policy.source import Sources
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 
-SHORTEST_FRAME, LONGEST_FRAME = 14, 65_535
+LONGEST_FRAME = 65_535
 FILE_HEADER_BYTES, RECORD_HEADER_BYTES = 24, 16  # https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html
 
 
@@ -63,7 +63,7 @@ def frames() -> list[bytes]:
     """Those of all captures, each once, in a fixed order."""
     paths = sorted(shared("pcaps").rglob("*.pcap"))
     found = (frame for path in paths for read in (ethernet_frames, records) for frame in read(path))
-    return list(dict.fromkeys(frame for frame in found if SHORTEST_FRAME <= len(frame) <= LONGEST_FRAME))
+    return list(dict.fromkeys(frame for frame in found if len(frame) <= LONGEST_FRAME))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,7 +89,7 @@ def damaged(frame: bytes, random: Random) -> bytes:
     at = random.randrange(12, max(13, min(len(frame), 90)))
     match random.randrange(4):
         case 0:
-            return frame[: max(SHORTEST_FRAME, at)]
+            return frame[:at]
         case 1:
             return frame[:12] + struct.pack("!HH", random.choice((VLAN, QINQ)), at) + frame[12:]
         case _:
