@@ -95,7 +95,7 @@ wheel: $(STAMP) ## a wheel in dist/ that needs no compiler
 
 .PHONY: clean
 clean: ## remove all that make has made, .venv too
-	rm -rf $(VENV) dist build xdpfw/kernel/*.bpf.o $(BINDINGS)
+	rm -rf $(VENV) dist build xdpfw/kernel/*.bpf.o xdpfw/kernel/*.o.tmp $(BINDINGS)
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
