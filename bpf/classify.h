@@ -28,55 +28,61 @@ enum {
 
 /* All that the packet's own fields say, before any rule is looked at. What the policy does not use stays unset. */
 struct lookup {
-	const void *tables;
 	__u32 combined[XDPFW_MAX_GROUPS];
 	struct xdpfw_leaf leaf[XDPFW_DIRECTION_COUNT];
 };
 
-static __always_inline __u32 combine(const struct lookup *l, const volatile struct xdpfw_field_table *field, __u32 combined, __u32 value)
+static __always_inline __u32 combine(const struct policy *policy, const struct xdpfw_field_table *field,
+				     __u32 combined, __u32 value)
 {
 	__u32 class = value;
 
 	/* Base 0 stands for the identity: fields with few values need no classes, the first of a group no combining. */
 	if (field->classes)
-		class = table_16(l->tables, field->classes + value);
+		class = table_16(policy, field->classes + value);
 	if (!field->combine)
 		return class;
-	return table_16(l->tables, field->combine + combined * field->class_count + class);
+	return table_16(policy, field->combine + combined * field->class_count + class);
 }
 
-static __always_inline __u32 mac_class(const struct lookup *l, const struct packet *p, __u32 mac)
+static __always_inline __u32 mac_class(const struct policy *policy, const struct packet *p, __u32 mac)
 {
 	__u32 combined = 0;
 
 	for (int i = 0; i < XDPFW_MAC_PARTS; i++)
-		combined = combine(l, &config.macs[mac * XDPFW_MAC_PARTS + i], combined,
+		combined = combine(policy, &policy->config->macs[mac * XDPFW_MAC_PARTS + i], combined,
 				   bpf_ntohs(p->mac_be[mac][i]));
 	return combined;
 }
 
-static __always_inline void combine_fields(struct packet *p, struct lookup *l)
+static __always_inline void combine_fields(const struct policy *policy, struct packet *p, struct lookup *l)
 {
-	l->combined[0] = 0;
-#pragma unroll
-	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
-		if (i < config.group_count)
-			l->combined[i] = 0;
-	if (config.fields[XDPFW_FIELD_SRC_MAC].used)
-		p->value[XDPFW_FIELD_SRC_MAC] = mac_class(l, p, XDPFW_MAC_SRC);
-	if (config.fields[XDPFW_FIELD_DST_MAC].used)
-		p->value[XDPFW_FIELD_DST_MAC] = mac_class(l, p, XDPFW_MAC_DST);
+	const struct xdpfw_config *config = policy->config;
+	__u32 combined = 0;
+
+	if (config->fields[XDPFW_FIELD_SRC_MAC].used)
+		p->value[XDPFW_FIELD_SRC_MAC] = mac_class(policy, p, XDPFW_MAC_SRC);
+	if (config->fields[XDPFW_FIELD_DST_MAC].used)
+		p->value[XDPFW_FIELD_DST_MAC] = mac_class(policy, p, XDPFW_MAC_DST);
+	if (config->group_count > 1)
+		__builtin_memset(l->combined, 0, sizeof(l->combined));
 #pragma unroll
 	for (int i = 0; i < XDPFW_FIELD_COUNT; i++) {
-		if (config.fields[i].used) {
-			__u32 group = config.fields[i].group % XDPFW_MAX_GROUPS;
+		const struct xdpfw_field_table *field = &config->fields[i];
+		__u32 group = field->group % XDPFW_MAX_GROUPS;
 
-			l->combined[group] = combine(l, &config.fields[i], l->combined[group], p->value[i]);
-		}
+		if (!field->used)
+			continue;
+		if (config->group_count == 1)
+			combined = combine(policy, field, combined, p->value[i]);
+		else
+			l->combined[group] = combine(policy, field, l->combined[group], p->value[i]);
 	}
+	if (config->group_count == 1)
+		l->combined[0] = combined;
 }
 
-static __always_inline __u32 trie_leaf(const struct lookup *l, const volatile struct xdpfw_direction_table *table,
+static __always_inline __u32 trie_leaf(const struct policy *policy, const struct xdpfw_direction_table *table,
 				       const struct packet *p, struct address a)
 {
 	__u32 root = table->root_v6, bits = table->stride_bits_v6, entry;
@@ -87,78 +93,83 @@ static __always_inline __u32 trie_leaf(const struct lookup *l, const volatile st
 		root = table->root_v4;
 		bits = table->stride_bits_v4;
 	}
-	entry = table_32(l->tables, root + (__u32)(a.high >> (WORD_BITS - XDPFW_ROOT_BITS)));
+	entry = table_32(policy, root + (__u32)(a.high >> (WORD_BITS - XDPFW_ROOT_BITS)));
 	a.high = a.high << XDPFW_ROOT_BITS | a.low >> (WORD_BITS - XDPFW_ROOT_BITS);
 	a.low <<= XDPFW_ROOT_BITS;
 	for (int i = 0; i < TRIE_LEVELS && !(entry & XDPFW_TRIE_LEAF); i++) {
-		entry = table_32(l->tables, entry * TRIE_NODE_UNIT + (__u32)(a.high >> (WORD_BITS - bits)));
+		entry = table_32(policy, entry * TRIE_NODE_UNIT + (__u32)(a.high >> (WORD_BITS - bits)));
 		a.high = a.high << bits | a.low >> (WORD_BITS - bits);
 		a.low <<= bits;
 	}
 	return entry & XDPFW_TRIE_NUMBER_MASK;
 }
 
-static __always_inline void find_leaf(const struct packet *p, struct lookup *l, enum xdpfw_direction direction)
+static __always_inline void find_leaf(const struct policy *policy, const struct packet *p, struct lookup *l,
+				      enum xdpfw_direction direction)
 {
-	const volatile struct xdpfw_direction_table *table = &config.directions[direction];
+	const struct xdpfw_direction_table *table = &policy->config->directions[direction];
 	const struct xdpfw_entry *entry;
 	__u32 leaf;
 
 	if (!table->used)
 		return;
-	leaf = trie_leaf(l, table, p, p->address[direction]);
+	leaf = trie_leaf(policy, table, p, p->address[direction]);
 	if (!table->leaves) {
 		l->leaf[direction] = (struct xdpfw_leaf){ .wide_class = leaf };
 		return;
 	}
-	entry = table_entry(l->tables, table->leaves + leaf);
+	entry = table_entry(policy, table->leaves + leaf);
 	if (entry)
 		__builtin_memcpy(&l->leaf[direction], entry, sizeof(*entry));
 	else
 		l->leaf[direction] = (struct xdpfw_leaf){};
 }
 
-static __always_inline bool predicate_holds(const struct lookup *l, __u32 predicate)
+static __always_inline bool predicate_holds(const struct policy *policy, const struct lookup *l, __u32 predicate)
 {
-	__u32 word = predicate / WORD_BITS;
-	__u64 bits = table_64(l->tables, config.groups[0].predicates + l->combined[0] * config.predicate_words + word);
+	const struct xdpfw_config *config = policy->config;
+	__u32 words = config->predicate_words, word = predicate / WORD_BITS;
+	__u64 bits = table_64(policy, config->groups[0].predicates + l->combined[0] * words + word);
 
 #pragma unroll
 	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
-		if (i < config.group_count)
-			bits &= table_64(l->tables, config.groups[i].predicates + l->combined[i] * config.predicate_words + word);
+		if (i < config->group_count)
+			bits &= table_64(policy, config->groups[i].predicates + l->combined[i] * words + word);
 	return bits >> (predicate % WORD_BITS) & 1;
 }
 
-static __always_inline bool condition_holds(const struct lookup *l, enum xdpfw_direction direction, __u32 condition)
+static __always_inline bool condition_holds(const struct policy *policy, const struct lookup *l,
+					    enum xdpfw_direction direction, __u32 condition)
 {
-	const volatile struct xdpfw_direction_table *table = &config.directions[direction];
+	const struct xdpfw_direction_table *table = &policy->config->directions[direction];
 	__u32 first = l->leaf[direction].wide_class * table->condition_words;
 
-	return table_64(l->tables, table->conditions + first + condition / WORD_BITS) >> (condition % WORD_BITS) & 1;
+	return table_64(policy, table->conditions + first + condition / WORD_BITS) >> (condition % WORD_BITS) & 1;
 }
 
 /*
  * The first rule of a row that matches, or best if that is lower. Wide conditions in the row are on the addresses
  * of direction other.
  */
-static __always_inline __u32 search_row(const struct lookup *l, __u32 row, enum xdpfw_direction other, __u32 best)
+static __always_inline __u32 search_row(const struct policy *policy, const struct lookup *l, __u32 row,
+					enum xdpfw_direction other, __u32 best)
 {
+	const struct xdpfw_config *config = policy->config;
 	const struct xdpfw_row *entry;
 
 	if (row & XDPFW_ROW_DISPATCH) {
-		__u32 group = config.group_count > 1 ? row >> XDPFW_ROW_GROUP_SHIFT & XDPFW_ROW_GROUP_MASK : 0;
+		__u32 group = config->group_count > 1 ? row >> XDPFW_ROW_GROUP_SHIFT & XDPFW_ROW_GROUP_MASK : 0;
 
-		row = table_32(l->tables, config.dispatch + (row & XDPFW_ROW_NUMBER_MASK) + l->combined[group]);
+		row = table_32(policy, config->dispatch + (row & XDPFW_ROW_NUMBER_MASK) + l->combined[group]);
 	}
 	if (!row)
 		return best;
 	for (int i = 0; i < XDPFW_MAX_ROW_ENTRIES; i++) {
-		entry = (const struct xdpfw_row *)table_entry(l->tables, config.rows + row - 1 + i);
+		entry = (const struct xdpfw_row *)table_entry(policy, config->rows + row - 1 + i);
 		if (!entry || entry->rule >= best)
 			return best;
-		if (predicate_holds(l, entry->predicate) &&
-		    (!entry->other || condition_holds(l, other, entry->other - 1)))
+		if (predicate_holds(policy, l, entry->predicate) &&
+		    (!entry->other || condition_holds(policy, l, other, entry->other - 1)))
 			return entry->rule;
 		if (entry->last)
 			return best;
@@ -176,20 +187,22 @@ static __always_inline __u64 pair_hash(__u32 src_class, __u32 dst_class)
 	return hash ^ hash >> 32;
 }
 
-static __always_inline __u32 search_bucket(const struct lookup *l, __u32 bucket, __u32 src_class, __u32 dst_class)
+static __always_inline __u32 search_bucket(const struct policy *policy, __u32 bucket, __u32 src_class,
+					   __u32 dst_class)
 {
+	__u32 first = policy->config->pairs + bucket * XDPFW_BLOCK_ENTRIES;
 	const struct xdpfw_pair *pair;
 
 #pragma unroll
 	for (int i = 0; i < XDPFW_BLOCK_ENTRIES; i++) {
-		pair = (const struct xdpfw_pair *)table_entry(l->tables, config.pairs + bucket * XDPFW_BLOCK_ENTRIES + i);
+		pair = (const struct xdpfw_pair *)table_entry(policy, first + i);
 		if (pair && pair->src_class == src_class && pair->dst_class == dst_class)
 			return pair->row;
 	}
 	return 0;
 }
 
-static __always_inline __u32 find_pair(const struct lookup *l)
+static __always_inline __u32 find_pair(const struct policy *policy, const struct lookup *l)
 {
 	__u32 src_class = l->leaf[XDPFW_DIRECTION_SRC].pair_class;
 	__u32 dst_class = l->leaf[XDPFW_DIRECTION_DST].pair_class;
@@ -199,40 +212,41 @@ static __always_inline __u32 find_pair(const struct lookup *l)
 	if (!src_class || !dst_class)
 		return 0;
 	hash = pair_hash(src_class, dst_class);
-	row = search_bucket(l, (__u32)hash & config.pair_bucket_mask, src_class, dst_class);
+	row = search_bucket(policy, (__u32)hash & policy->config->pair_bucket_mask, src_class, dst_class);
 	if (row)
 		return row;
-	return search_bucket(l, (__u32)(hash >> 32) & config.pair_bucket_mask, src_class, dst_class);
+	return search_bucket(policy, (__u32)(hash >> 32) & policy->config->pair_bucket_mask, src_class, dst_class);
 }
 
 /* One word of the vector of those rules in the wide group that match. */
-static __always_inline __u64 wide_matches(const struct lookup *l, __u32 word)
+static __always_inline __u64 wide_matches(const struct policy *policy, const struct lookup *l, __u32 word)
 {
-	__u64 bits = table_64(l->tables, config.groups[0].wide + l->combined[0] * config.vector_words + word);
+	const struct xdpfw_config *config = policy->config;
+	__u32 words = config->vector_words;
+	__u64 bits = table_64(policy, config->groups[0].wide + l->combined[0] * words + word);
 
 #pragma unroll
 	for (__u32 i = 1; i < XDPFW_MAX_GROUPS; i++)
-		if (i < config.group_count)
-			bits &= table_64(l->tables, config.groups[i].wide + l->combined[i] * config.vector_words + word);
+		if (i < config->group_count)
+			bits &= table_64(policy, config->groups[i].wide + l->combined[i] * words + word);
 #pragma unroll
 	for (int i = 0; i < XDPFW_DIRECTION_COUNT; i++)
-		if (config.directions[i].used)
-			bits &= table_64(l->tables, config.directions[i].wide +
-					  l->leaf[i].wide_class * config.vector_words + word);
+		if (config->directions[i].used)
+			bits &= table_64(policy, config->directions[i].wide + l->leaf[i].wide_class * words + word);
 	return bits;
 }
 
-static __always_inline __u32 search_wide(const struct lookup *l, __u32 best)
+static __always_inline __u32 search_wide(const struct policy *policy, const struct lookup *l, __u32 best)
 {
 	for (__u32 word = 0; word < XDPFW_MAX_WIDE_WORDS; word++) {
 		__u64 bits;
 		__u32 rule;
 
-		if (word >= config.wide_words)
+		if (word >= policy->config->wide_words)
 			break;
-		bits = wide_matches(l, word);
+		bits = wide_matches(policy, l, word);
 		if (bits) {
-			rule = table_32(l->tables, config.wide_rules + word * WORD_BITS + lowest_bit(bits));
+			rule = table_32(policy, policy->config->wide_rules + word * WORD_BITS + lowest_bit(bits));
 			return rule < best ? rule : best;
 		}
 	}
@@ -240,22 +254,23 @@ static __always_inline __u32 search_wide(const struct lookup *l, __u32 best)
 }
 
 /* Looks the packet up; returns the first rule that matches and decides, or NO_RULE. */
-static __always_inline __u32 classify(struct packet *p, struct lookup *l)
+static __always_inline __u32 classify(const struct policy *policy, struct packet *p, struct lookup *l)
 {
+	const struct xdpfw_config *config = policy->config;
 	__u32 best = NO_RULE;
 
-	combine_fields(p, l);
-	find_leaf(p, l, XDPFW_DIRECTION_SRC);
-	find_leaf(p, l, XDPFW_DIRECTION_DST);
-	if (config.anywhere_row)
-		best = search_row(l, config.anywhere_row, XDPFW_DIRECTION_DST, best);
-	if (config.pairs_used)
-		best = search_row(l, find_pair(l), XDPFW_DIRECTION_DST, best);
-	if (config.source_rows_used)
-		best = search_row(l, l->leaf[XDPFW_DIRECTION_SRC].row, XDPFW_DIRECTION_DST, best);
-	if (config.destination_rows_used)
-		best = search_row(l, l->leaf[XDPFW_DIRECTION_DST].row, XDPFW_DIRECTION_SRC, best);
-	return search_wide(l, best);
+	combine_fields(policy, p, l);
+	find_leaf(policy, p, l, XDPFW_DIRECTION_SRC);
+	find_leaf(policy, p, l, XDPFW_DIRECTION_DST);
+	if (config->anywhere_row)
+		best = search_row(policy, l, config->anywhere_row, XDPFW_DIRECTION_DST, best);
+	if (config->pairs_used)
+		best = search_row(policy, l, find_pair(policy, l), XDPFW_DIRECTION_DST, best);
+	if (config->source_rows_used)
+		best = search_row(policy, l, l->leaf[XDPFW_DIRECTION_SRC].row, XDPFW_DIRECTION_DST, best);
+	if (config->destination_rows_used)
+		best = search_row(policy, l, l->leaf[XDPFW_DIRECTION_DST].row, XDPFW_DIRECTION_SRC, best);
+	return search_wide(policy, l, best);
 }
 
 #endif

@@ -20,6 +20,7 @@
 
 #include "maps.h"
 #include "packet.h"
+#include "tables.h"
 
 enum {
 	IPV4_FRAGMENT_OFFSET = 0x1fff,
@@ -73,19 +74,56 @@ struct cursor {
 	void *data;
 	void *data_end;
 	__u32 offset;		/* of the next header in the frame */
-	__u32 end;		/* of what may be read: the frame's, then the datagram's */
+	__u32 end;		/* of what may be read: the linear part's, the frame's, then the datagram's */
+	__u32 bytes;		/* of the frame */
+	bool is_exact;		/* the end is not only the linear part's */
 };
+
+/* Asks for the frame's length, all its buffers included: a call that costs a third of what all of parsing does. */
+static __always_inline void ask_length(struct cursor *c)
+{
+	c->bytes = bpf_xdp_get_buff_len(c->ctx);
+}
+
+/* True if so many bytes from the cursor on lie before the end. Most frames are linear, and nothing need be asked. */
+static __always_inline bool has(struct cursor *c, __u32 bytes)
+{
+	if (c->offset + bytes <= c->end)
+		return true;
+	if (c->is_exact)
+		return false;
+	ask_length(c);
+	c->end = c->bytes;
+	c->is_exact = true;
+	return c->offset + bytes <= c->end;
+}
+
+/*
+ * What lies behind the datagram, whose length has() has confirmed, is padding. No driver splits a frame just there,
+ * so that a datagram which ends with the linear part is taken to be all of the frame. If one did, the bytes of the
+ * padding would not be counted; nothing else would change.
+ */
+static __always_inline void end_at_datagram(struct cursor *c, __u32 length)
+{
+	__u32 end = c->offset + length;
+
+	/* Padding that no driver adds may go on in further buffers. */
+	if (!c->is_exact && end != c->end && c->end > ETH_ZLEN)
+		ask_length(c);
+	c->end = end;
+	c->is_exact = true;
+}
 
 /*
  * The size bytes at the cursor, or NULL if the end comes earlier. They are read where they lie; those that reach
  * beyond the linear part come in buffer. Reads may be unaligned: the JITs of all machines with XDP drivers do that.
  */
-static __always_inline const void *pull(const struct cursor *c, void *buffer, __u32 size)
+static __always_inline const void *pull(struct cursor *c, void *buffer, __u32 size)
 {
 	__u32 offset = c->offset;
 	const void *here;
 
-	if (offset > MAX_OFFSET || offset + size > c->end)
+	if (offset > MAX_OFFSET || !has(c, size))
 		return NULL;
 	here = c->data + offset;
 	if (here + size <= c->data_end)
@@ -100,6 +138,7 @@ static __always_inline bool is_vlan(__be16 type)
 
 static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct packet *p)
 {
+	const struct xdpfw_field_table *fields = constants()->fields;
 	const struct ethernet *ethernet;
 	const struct vlan_tag *tag;
 	struct ethernet ethernet_buffer;
@@ -110,9 +149,9 @@ static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct
 	if (!ethernet)
 		return XDPFW_REASON_INVALID_ETHERNET;
 	c->offset += sizeof(*ethernet);
-	if (config.fields[XDPFW_FIELD_DST_MAC].used)
+	if (fields[XDPFW_FIELD_DST_MAC].used)
 		__builtin_memcpy(p->mac_be[XDPFW_MAC_DST], ethernet->mac[0], ETH_ALEN);
-	if (config.fields[XDPFW_FIELD_SRC_MAC].used)
+	if (fields[XDPFW_FIELD_SRC_MAC].used)
 		__builtin_memcpy(p->mac_be[XDPFW_MAC_SRC], ethernet->mac[1], ETH_ALEN);
 	type = ethernet->type;
 
@@ -150,9 +189,9 @@ static __always_inline enum xdpfw_reason parse_ipv4(struct cursor *c, struct pac
 	length = bpf_ntohs(ip->tot_len);
 	if (ip->ihl < IPV4_MIN_WORDS || header_bytes > length)
 		return XDPFW_REASON_INVALID_IPV4_IHL;
-	if (length > c->end - c->offset)
+	if (!has(c, length))
 		return XDPFW_REASON_INVALID_IPV4_LENGTH;
-	c->end = c->offset + length;
+	end_at_datagram(c, length);
 	c->offset += header_bytes;
 
 	fragment = bpf_ntohs(ip->frag_off);
@@ -214,12 +253,13 @@ __attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extensio
 		.data_end = (void *)(long)ctx->data_end,
 		.offset = walk->offset,
 		.end = walk->end,
+		.is_exact = true,
 	};
 	extension = pull(&c, &buffer, sizeof(*extension));
 	if (!extension)
 		return -1;
 	bytes = extension_bytes(walk->next, extension->length);
-	if (c.offset + bytes > c.end)
+	if (!has(&c, bytes))
 		return -1;
 	walk->offset = c.offset + bytes;
 	if (walk->next == IPPROTO_FRAGMENT) {
@@ -279,9 +319,9 @@ static __always_inline enum xdpfw_reason parse_ipv6(struct cursor *c, struct pac
 	if (ip->version != 6)
 		return XDPFW_REASON_INVALID_IPV6_VERSION;
 	length = bpf_ntohs(ip->payload_len) + sizeof(*ip);
-	if (length > c->end - c->offset)
+	if (!has(c, length))
 		return XDPFW_REASON_INVALID_IPV6_LENGTH;
-	c->end = c->offset + length;
+	end_at_datagram(c, length);
 	c->offset += sizeof(*ip);
 
 	p->family = XDPFW_FAMILY_IPV6;
@@ -301,7 +341,7 @@ static __always_inline enum xdpfw_reason too_short(const struct packet *p)
 						     XDPFW_REASON_INVALID_L4_HEADER;
 }
 
-static __always_inline enum xdpfw_reason parse_tcp(const struct cursor *c, struct packet *p)
+static __always_inline enum xdpfw_reason parse_tcp(struct cursor *c, struct packet *p)
 {
 	const struct tcphdr *tcp;
 	struct tcphdr buffer;
@@ -311,7 +351,7 @@ static __always_inline enum xdpfw_reason parse_tcp(const struct cursor *c, struc
 		return too_short(p);
 	if (tcp->doff < TCP_MIN_WORDS)
 		return XDPFW_REASON_INVALID_TCP_OFFSET;
-	if (c->offset + tcp->doff * 4 > c->end)
+	if (!has(c, tcp->doff * 4))
 		return too_short(p);
 	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(tcp->source);
 	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(tcp->dest);
@@ -319,12 +359,12 @@ static __always_inline enum xdpfw_reason parse_tcp(const struct cursor *c, struc
 	return 0;
 }
 
-static __always_inline enum xdpfw_reason parse_ports(const struct cursor *c, struct packet *p, __u32 header_bytes)
+static __always_inline enum xdpfw_reason parse_ports(struct cursor *c, struct packet *p, __u32 header_bytes)
 {
 	const struct ports *ports;
 	struct ports buffer;
 
-	if (c->offset + header_bytes > c->end)
+	if (!has(c, header_bytes))
 		return too_short(p);
 	ports = pull(c, &buffer, sizeof(*ports));
 	if (!ports)
@@ -334,7 +374,7 @@ static __always_inline enum xdpfw_reason parse_ports(const struct cursor *c, str
 	return 0;
 }
 
-static __always_inline enum xdpfw_reason parse_icmp(const struct cursor *c, struct packet *p, __u32 first_detail)
+static __always_inline enum xdpfw_reason parse_icmp(struct cursor *c, struct packet *p, __u32 first_detail)
 {
 	const struct icmp *icmp;
 	struct icmp buffer;
@@ -346,7 +386,7 @@ static __always_inline enum xdpfw_reason parse_icmp(const struct cursor *c, stru
 	return 0;
 }
 
-static __always_inline enum xdpfw_reason parse_l4(const struct cursor *c, struct packet *p)
+static __always_inline enum xdpfw_reason parse_l4(struct cursor *c, struct packet *p)
 {
 	switch (p->value[XDPFW_FIELD_PROTO]) {
 	case IPPROTO_TCP:
@@ -366,40 +406,48 @@ static __always_inline enum xdpfw_reason parse_l4(const struct cursor *c, struct
 	}
 }
 
-/*
- * Fills p, whose bytes must be set, whose values must all say "no such field" and whose addresses must be 0. A
- * global function, so that the verifier follows the many ways through the headers only once and not through all
- * that comes behind them too.
- */
-__attribute__((noinline)) int parse(struct xdp_md *ctx, struct packet *p)
+static __always_inline enum xdpfw_reason parse_frame(struct cursor *c, struct packet *p)
 {
 	enum xdpfw_reason reason;
-	struct cursor c;
 
-	if (!p)
-		return XDPFW_REASON_INVALID_ETHERNET;
-	c = (struct cursor){
-		.ctx = ctx,
-		.data = (void *)(long)ctx->data,
-		.data_end = (void *)(long)ctx->data_end,
-		.end = p->bytes,
-	};
-	reason = parse_ethernet(&c, p);
+	reason = parse_ethernet(c, p);
 	if (reason)
 		return reason;
 	switch (p->value[XDPFW_FIELD_ETHERTYPE]) {
 	case ETH_P_IP:
-		reason = parse_ipv4(&c, p);
+		reason = parse_ipv4(c, p);
 		break;
 	case ETH_P_IPV6:
-		reason = parse_ipv6(&c, p);
+		reason = parse_ipv6(c, p);
 		break;
 	default:
+		ask_length(c);
 		return 0;
 	}
 	if (!reason && p->fragment != XDPFW_FRAGMENT_LATER)
-		reason = parse_l4(&c, p);
+		reason = parse_l4(c, p);
 	p->value[XDPFW_FIELD_KIND] |= p->family | p->fragment << XDPFW_KIND_FRAGMENT_SHIFT;
+	return reason;
+}
+
+/* Fills p, whose values must all say "no such field" and whose addresses must be 0. */
+static __always_inline enum xdpfw_reason parse(struct xdp_md *ctx, struct packet *p)
+{
+	struct cursor c = {
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.data_end = (void *)(long)ctx->data_end,
+	};
+	enum xdpfw_reason reason;
+	__u64 linear = c.data_end - c.data;
+
+	OPAQUE(linear);		/* or else clang subtracts pointers in 32 bits, which the verifier refuses */
+	c.end = linear;
+	c.bytes = linear;
+	reason = parse_frame(&c, p);
+	if (reason)
+		ask_length(&c);
+	p->bytes = c.bytes;
 	return reason;
 }
 

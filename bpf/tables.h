@@ -12,25 +12,43 @@
 /* Keeps clang from rewriting what the verifier follows only as it is written. */
 #define OPAQUE(x) asm volatile("" : "+r"(x))
 
+/* A policy as the program sees it: its constants, and its tables. */
+struct policy {
+	const struct xdpfw_config *config;
+	const void *tables;
+};
+
+/*
+ * The constants, through a pointer that clang can't see through: it would put in the zeros that stand in the object
+ * file. (Through "volatile" it would load each of them anew, each time.)
+ */
+static __always_inline const struct xdpfw_config *constants(void)
+{
+	const struct xdpfw_config *c = (const struct xdpfw_config *)&config;
+
+	OPAQUE(c);
+	return c;
+}
+
 #define TABLE_READ(name, type)								\
-static __always_inline type table_##name(const void *tables, __u64 index)		\
+static __always_inline type table_##name(const struct policy *policy, __u64 index)	\
 {											\
 	OPAQUE(index);									\
-	if (index >= config.table_bytes / sizeof(type))					\
+	if (index >= policy->config->table_bytes / sizeof(type))			\
 		return 0;								\
-	return ((const type *)tables)[index];						\
+	return ((const type *)policy->tables)[index];					\
 }
 
 TABLE_READ(16, __u16)
 TABLE_READ(32, __u32)
 TABLE_READ(64, __u64)
 
-static __always_inline const struct xdpfw_entry *table_entry(const void *tables, __u64 index)
+static __always_inline const struct xdpfw_entry *table_entry(const struct policy *policy, __u64 index)
 {
 	OPAQUE(index);
-	if (index >= config.table_bytes / sizeof(struct xdpfw_entry))
+	if (index >= policy->config->table_bytes / sizeof(struct xdpfw_entry))
 		return NULL;
-	return (const struct xdpfw_entry *)tables + index;
+	return (const struct xdpfw_entry *)policy->tables + index;
 }
 
 /*

@@ -23,19 +23,21 @@ static __always_inline void count_rule(__u32 rule, __u32 bytes)
 }
 
 /* Counts the rules that only count and stand before the one that decided. */
-static __always_inline void count_passed_rules(const struct packet *p, const struct lookup *l, __u32 decided)
+static __always_inline void count_passed_rules(const struct policy *policy, const struct packet *p,
+					       const struct lookup *l, __u32 decided)
 {
+	__u32 first = policy->config->wide_words;
 	__u32 counted = NO_RULE;
 
 	for (__u32 word = 0; word < XDPFW_MAX_COUNT_WORDS; word++) {
 		__u64 bits;
 
-		if (word >= config.count_words)
+		if (word >= policy->config->count_words)
 			break;
-		bits = wide_matches(l, config.wide_words + word);
+		bits = wide_matches(policy, l, first + word);
 		for (int i = 0; i < WORD_BITS && bits; i++, bits &= bits - 1) {
-			__u32 bit = (config.wide_words + word) * WORD_BITS + lowest_bit(bits);
-			__u32 rule = table_32(l->tables, config.wide_rules + bit);
+			__u32 bit = (first + word) * WORD_BITS + lowest_bit(bits);
+			__u32 rule = table_32(policy, policy->config->wide_rules + bit);
 
 			if (rule >= decided)
 				return;
@@ -48,8 +50,8 @@ static __always_inline void count_passed_rules(const struct packet *p, const str
 }
 
 /* Books a decision in exactly one row of each view, and returns the XDP action. */
-static __always_inline int finish(const struct packet *p, enum xdpfw_verdict verdict, enum xdpfw_reason reason,
-				  __u32 rule)
+static __always_inline int finish(const struct policy *policy, const struct packet *p, enum xdpfw_verdict verdict,
+				  enum xdpfw_reason reason, __u32 rule)
 {
 	__u32 zero = 0;
 
@@ -58,7 +60,7 @@ static __always_inline int finish(const struct packet *p, enum xdpfw_verdict ver
 	else
 		count(&counters, reason, p->bytes);
 	count(&verdicts, p->value[XDPFW_FIELD_INTERFACE] * XDPFW_VERDICT_COUNT + verdict, p->bytes);
-	if (config.trace) {
+	if (policy->config->trace) {
 		struct xdpfw_trace *last = bpf_map_lookup_elem(&trace, &zero);
 
 		if (last)

@@ -26,14 +26,16 @@ _Static_assert(XDP_DROP + XDPFW_VERDICT_PASS == XDP_PASS && XDP_DROP + XDPFW_VER
 _Static_assert(sizeof(config.groups) / sizeof(config.groups[0]) == XDPFW_MAX_GROUPS, "a table a group");
 
 /* The policy's number for an interface. The factor is chosen so that no two of its interfaces share a slot. */
-static __always_inline __u32 interface_index(__u32 ifindex)
+static __always_inline __u32 interface_index(const struct xdpfw_config *config, const struct xdp_md *ctx)
 {
-	__u32 slot = ifindex * config.interface_factor >> 24;
 	const struct xdpfw_interface *interface;
+	__u32 ifindex, slot;
 
 	/* The program runs nowhere else. Test runs come from any interface. */
-	if (config.interface_count == 1 && !config.trace)
+	if (config->interface_count == 1 && !config->trace)
 		return 0;
+	ifindex = ctx->ingress_ifindex;
+	slot = ifindex * config->interface_factor >> 24;
 	interface = bpf_map_lookup_elem(&interfaces, &slot);
 	return interface && interface->ifindex == ifindex ? interface->index : XDPFW_NO_INTERFACE;
 }
@@ -41,12 +43,15 @@ static __always_inline __u32 interface_index(__u32 ifindex)
 SEC("xdp.frags")
 int xdpfw(struct xdp_md *ctx)
 {
+	const struct xdpfw_config *config = constants();
 	__u32 zero = 0;
-	struct lookup lookup;
+	struct policy policy = {
+		.config = config,
+		.tables = bpf_map_lookup_elem(&tables, &zero),
+	};
 	struct packet packet = {
-		.bytes = bpf_xdp_get_buff_len(ctx),
 		.value = {
-			[XDPFW_FIELD_INTERFACE] = interface_index(ctx->ingress_ifindex),
+			[XDPFW_FIELD_INTERFACE] = interface_index(config, ctx),
 			[XDPFW_FIELD_VLAN] = XDPFW_NO_TAG,
 			[XDPFW_FIELD_INNER_VLAN] = XDPFW_NO_TAG,
 			[XDPFW_FIELD_PROTO] = XDPFW_NO_PROTO,
@@ -58,26 +63,26 @@ int xdpfw(struct xdp_md *ctx)
 			[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP,
 		},
 	};
+	struct lookup lookup;
 	enum xdpfw_reason reason;
 	__u32 rule;
 
-	lookup.tables = bpf_map_lookup_elem(&tables, &zero);
-	if (!lookup.tables)
+	if (!policy.tables)
 		return XDP_ABORTED;	/* the verifier's case: the map always has its one element */
 
 	reason = parse(ctx, &packet);
 	if (reason)
-		return finish(&packet, config.invalid_verdict, reason, NO_RULE);
+		return finish(&policy, &packet, config->invalid_verdict, reason, NO_RULE);
 
-	reason = allow(&packet);
+	reason = allow(&config->allow, &packet);
 	if (reason)
-		return finish(&packet, XDPFW_VERDICT_PASS, reason, NO_RULE);
+		return finish(&policy, &packet, XDPFW_VERDICT_PASS, reason, NO_RULE);
 
-	rule = classify(&packet, &lookup);
-	count_passed_rules(&packet, &lookup, rule);
+	rule = classify(&policy, &packet, &lookup);
+	count_passed_rules(&policy, &packet, &lookup, rule);
 	if (rule == NO_RULE)
-		return finish(&packet, config.default_verdict, XDPFW_REASON_DEFAULT, NO_RULE);
-	return finish(&packet, act(ctx, rule), XDPFW_REASON_RULE, rule);
+		return finish(&policy, &packet, config->default_verdict, XDPFW_REASON_DEFAULT, NO_RULE);
+	return finish(&policy, &packet, act(ctx, rule), XDPFW_REASON_RULE, rule);
 }
 
 char _license[] SEC("license") = "GPL";

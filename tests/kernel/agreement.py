@@ -30,6 +30,7 @@ class Agreement:
     bytes: Tally[tuple[str, str | int]] = field(default_factory=Tally)
     execute: Callable[[bytes, int | None], Outcome] | None = None  # in place of Generation.run
     left: bytes = b""  # the last frame, as it left the program
+    views: tuple[str, ...] = ("packets", "bytes")  # that check_counters looks at
 
     def run(self, packet: bytes | str, interface: int | None = 0) -> Decision:
         """Decides a frame, or a packet in the notation. Returns what both say."""
@@ -56,7 +57,8 @@ class Agreement:
         for index, row in enumerate(self.generation.interface_verdicts()):
             for verdict, counter in zip(abi.Verdict, row, strict=True):
                 found[f"interface {index}", verdict.name.lower()] = counter
-        for view, counted in (("packets", self.packets), ("bytes", self.bytes)):
+        for view in self.views:
+            counted: Tally[tuple[str, str | int]] = getattr(self, view)
             assert {key: getattr(c, view) for key, c in found.items() if getattr(c, view)} == +counted, view
 
     def counted(self, rule: str) -> int:

@@ -152,7 +152,7 @@ def device_maps() -> Check:
 
 def multi_buffer() -> Check:
     def probe() -> str:
-        with _null_program(FLAG_XDP_HAS_FRAGS):
+        with null_program(FLAG_XDP_HAS_FRAGS):
             return "frames may be longer than a page"
 
     return _try("multi-buffer XDP", probe)
@@ -160,7 +160,7 @@ def multi_buffer() -> Check:
 
 def test_run() -> Check:
     def probe() -> str:
-        with _null_program(0) as program:
+        with null_program(0) as program:
             frame = ffi.new("char[]", 64)
             run = options("bpf_test_run_opts", data_in=frame, data_size_in=len(frame), repeat=1)
             check(libbpf().bpf_prog_test_run_opts(program.fileno(), run), "test-run", "a program")
@@ -241,7 +241,7 @@ def _try(name: str, probe: Callable[[], str]) -> Check:
         return Check(name, False, error.strerror or str(error), "a newer kernel")
 
 
-def _null_program(flags: int) -> Program:
+def null_program(flags: int = 0) -> Program:
     """``return XDP_PASS`` as two instructions: ``r0 = 2; exit``."""
     instructions = ffi.new("struct bpf_insn[]", [[0xB7 | XDP_PASS << 32], [0x95]])
     load = options("bpf_prog_load_opts", prog_flags=flags, expected_attach_type=ATTACH_TYPE_XDP)
