@@ -107,11 +107,11 @@ class _Builder:
 
     def _pair_classes(self, direction: Direction) -> dict[Active, int]:
         """Class of each narrow set in the group of pairs: 0 where none of its conditions is in that group."""
-        used = self._by_condition(AtomGroup.PAIRS, direction).keys()
+        used = frozenset(self._by_condition(AtomGroup.PAIRS, direction))
         space = self.grouping.directions[direction].space
         class_of: dict[Active, int] = {frozenset(): 0}
         return {
-            active: class_of.setdefault(active.intersection(used), len(class_of))
+            active: class_of.setdefault(active & used, len(class_of))
             for active in dict.fromkeys((*space.v4.narrow, *space.v6.narrow))
         }
 
