@@ -36,17 +36,16 @@ class ReadyCase:
 class StepResult:
     """``found`` is None for a step that waits."""
 
-    step: ir.TestStep
+    ready: ReadyStep
     found: Decision | None
 
     @property
     def ok(self) -> bool:
-        return self.found is None or (
-            self.step.expect in (None, self.found.verdict) and self.step.rule in (None, self.found.rule)
-        )
+        step, found = self.ready.step, self.found
+        return found is None or (step.expect in (None, found.verdict) and step.rule in (None, found.rule))
 
     def to_json(self) -> dict[str, Any]:
-        step, found = self.step, self.found
+        step, found = self.ready.step, self.found
         if found is None:
             return {"ok": True, "wait_s": step.wait_ns / NS_PER_S}
         return {
@@ -112,7 +111,7 @@ def run(tests: Sequence[ReadyCase], decider: Decider) -> Iterator[CaseResult]:
         yield CaseResult(
             test.case,
             tuple(
-                StepResult(ready.step, None if ready.frame is None else decider.decide(ready.frame, ready.interface))
+                StepResult(ready, None if ready.frame is None else decider.decide(ready.frame, ready.interface))
                 for ready in test.steps
             ),
         )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a plan tells between two policies."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from xdpfw.compiler.lower import lower
+from xdpfw.plan import Change, Kind, Plan, SetChange, Snapshot, compare
+from xdpfw.policy.load import load
+from xdpfw.policy.source import Sources
+
+A, B, C = (f"{{name: {name}, match: {{proto: tcp, dport: {ord(name) - 96}}}, action: pass}}" for name in "abc")
+
+
+def snapshot(*rules: str, interfaces: str = "{eth0: {}}", head: str = "default: drop\n") -> Snapshot:
+    text = f"version: 1\ninterfaces: {interfaces}\n{head}rules: [{', '.join(rules)}]\n"
+    loaded = load("p.yaml", Sources.from_bundle({"p.yaml": text}))
+    return Snapshot(lower(loaded), loaded.sets)
+
+
+def kinds(plan: Plan) -> list[tuple[str, str]]:
+    return [(change.kind, change.name) for change in plan.rules]
+
+
+def test_nothing() -> None:
+    plan = compare(snapshot(A, B), snapshot(A, B))
+    assert not plan.changes
+    assert plan.to_json() == {
+        "changes": False,
+        "first": False,
+        "interfaces": (),
+        "settings": (),
+        "rules": (),
+        "sets": (),
+    }
+
+
+def test_the_first_policy_is_all_added() -> None:
+    plan = compare(None, snapshot(A))
+    assert plan.first
+    assert plan.changes
+    assert plan.interfaces == (Change(Kind.ADDED, "eth0", None, "mode auto"),)
+    assert plan.rules == (Change(Kind.ADDED, "a", None, "match proto tcp, dport 1 → pass"),)
+    assert [change.name for change in plan.settings][:2] == ["default", "invalid"]
+
+
+def test_rules_come_and_go_by_name() -> None:
+    assert kinds(compare(snapshot(A, B), snapshot(B, C))) == [("removed", "a"), ("added", "c")]
+
+
+def test_a_changed_rule_has_both_texts() -> None:
+    plan = compare(snapshot(A), snapshot(A.replace("pass", "drop")))
+    before, after = "match proto tcp, dport 1 → pass", "match proto tcp, dport 1 → drop"
+    assert plan.rules == (Change(Kind.CHANGED, "a", before, after),)
+
+
+def test_a_comment_is_a_change() -> None:
+    assert kinds(compare(snapshot(A), snapshot(A.replace("action", "comment: why, action")))) == [("changed", "a")]
+
+
+def test_the_end_of_a_long_list_counts() -> None:
+    rule = "{{name: a, match: {{proto: tcp, dport: [1, 3, 5, 7, 9, 11, 13, 15, 17, {}]}}, action: pass}}"
+    assert kinds(compare(snapshot(rule.format(19)), snapshot(rule.format(21)))) == [("changed", "a")]
+
+
+def test_as_few_rules_as_possible_are_moved() -> None:
+    assert kinds(compare(snapshot(A, B, C), snapshot(C, A, B))) == [("moved", "c")]
+    assert kinds(compare(snapshot(A, B, C), snapshot(C, B))) == [("removed", "a"), ("moved", "c")]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_stays_keeps_its_order(seed: int) -> None:
+    names = [f"r{number}" for number in range(12)]
+    shuffled = random.Random(seed).sample(names, len(names))
+    before, after = (snapshot(*(f"{{name: {name}, action: count}}" for name in order)) for order in (names, shuffled))
+    moved = {change.name for change in compare(before, after).rules}
+    assert [name for name in names if name not in moved] == [name for name in shuffled if name not in moved]
+
+
+def test_interfaces_and_settings() -> None:
+    before = snapshot(interfaces="{eth0: {}, eth1: {}}")
+    after = snapshot(interfaces="{eth1: {mode: generic}, eth2: {}}", head="default: drop\nallow: {arp: false}\n")
+    plan = compare(before, after)
+    assert plan.interfaces == (
+        Change(Kind.REMOVED, "eth0", "mode auto", None),
+        Change(Kind.CHANGED, "eth1", "mode auto", "mode generic"),
+        Change(Kind.ADDED, "eth2", None, "mode auto"),
+    )
+    assert plan.settings == (Change(Kind.CHANGED, "allow.arp", "true", "false"),)
+
+
+def test_rules_know_their_interfaces_by_name() -> None:
+    rule = "{name: a, match: {interface: eth1}, action: pass}"
+    before, after = snapshot(rule, interfaces="{eth0: {}, eth1: {}}"), snapshot(rule, interfaces="{eth1: {}, eth0: {}}")
+    assert not compare(before, after).rules
+
+
+def test_sets_by_their_entries() -> None:
+    head = "default: drop\nsets: {{nets: {{type: prefix, elements: [{}]}}, web: {{type: port, elements: [{}]}}}}\n"
+    rule = "{name: a, match: {src: '@nets', proto: tcp, dport: '@web'}, action: pass}"
+    before = snapshot(rule, head=head.format("192.0.2.0/24, 10.0.0.0/8", "80"))
+    after = snapshot(rule, head=head.format("192.0.2.0/24, 10.0.0.0/9, '2001:db8::/32'", "80"))
+    plan = compare(before, after)
+    assert plan.sets == (SetChange(Kind.CHANGED, "nets", added=2, removed=1),)
+    assert not plan.rules
+    assert compare(None, after).sets == (SetChange(Kind.ADDED, "nets", 3, 0), SetChange(Kind.ADDED, "web", 1, 0))
+    assert compare(after, snapshot()).sets[1] == SetChange(Kind.REMOVED, "web", 0, 1)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xdpfw check: whether a policy is right, and whether it says what it means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from xdpfw.cli.app import App
+from xdpfw.cli.options import examples, json_option, rules_argument
+
+if TYPE_CHECKING:
+    from xdpfw.errors import PolicyError, Position
+
+
+@click.command(short_help="Validate and lint a policy.", epilog=examples("xdpfw check edge.yaml"))
+@rules_argument
+@json_option
+@click.pass_obj
+def command(app: App, rules: str, as_json: bool) -> int:
+    """Validate RULES, its tests' packets and its size, and look for rules that are never reached.
+
+    Needs no privileges. Exit status 1 if a rule is never reached, 2 if the policy is wrong.
+
+    JSON: {"ok", "errors": [{"file", "line", "column", "message", "hint"}], "lints": [{"kind", "rule", "covered_by",
+    "file", "line", "column", "message"}], "notes": [...]} and, where there are no errors, "interfaces", "rules", "sets"
+    and "tests", the number of each.
+    """
+    from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.compiler.image import compile_policy
+    from xdpfw.compiler.lint import never_reached
+    from xdpfw.compiler.lower import not_in_force
+    from xdpfw.errors import PolicyError
+    from xdpfw.simulate.policytest import prepare
+
+    try:
+        file = PolicyFile.read(rules)
+        prepare(file.policy, file.sources.files)
+        compile_policy(file.policy)
+    except PolicyError as error:
+        if as_json:
+            found = [_error(each) for each in (error, *error.others)]
+            app.say_json({"ok": False, "errors": found, "lints": [], "notes": []})
+        raise
+    policy = file.policy
+    unreached = never_reached(policy)
+    notes = not_in_force(policy)
+    counts = {
+        "interfaces": len(policy.interfaces),
+        "rules": len(policy.rules),
+        "sets": len(policy.address_sets) + len(policy.port_sets),
+        "tests": len(policy.tests),
+    }
+    if as_json:
+        lints = [
+            {
+                "kind": "never-reached",
+                "rule": each.rule.name,
+                "covered_by": each.covered_by,
+                **_place(each.rule.position),
+                "message": str(each),
+            }
+            for each in unreached
+        ]
+        app.say_json({"ok": not lints, "errors": [], "lints": lints, "notes": notes, **counts})
+    else:
+        for each in unreached:
+            app.say(f"{each.rule.position}: {each}")
+        for note in notes:
+            app.say(note)
+        size = ", ".join(f"{count} {what if count != 1 else what[:-1]}" for what, count in counts.items())
+        app.say(f"{rules}: {'never reached: ' + str(len(unreached)) if unreached else 'ok'} ({size})")
+    return 1 if unreached else 0
+
+
+def _error(error: PolicyError) -> dict[str, Any]:
+    return {**_place(error.position), "message": error.message, "hint": error.hint}
+
+
+def _place(position: Position | None) -> dict[str, Any]:
+    if position is None:
+        return {"file": None, "line": None, "column": None}
+    return {"file": position.file, "line": position.line, "column": position.column}

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables for people: coloured on a terminal, aligned plain text in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xdpfw.cli.app import App
+    from xdpfw.reference import Decision
+
+_STYLES: Final = {
+    "pass": "green",
+    "ok": "green",
+    "added": "green",
+    "drop": "red",
+    "FAILED": "bold red",
+    "missing": "bold red",
+    "removed": "red",
+    "tx": "cyan",
+    "redirect": "cyan",
+    "changed": "yellow",
+    "moved": "yellow",
+    "degraded": "yellow",
+}
+_GAP: Final = "  "
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+class Column(NamedTuple):
+    title: str
+    is_number: bool = False
+
+
+def print_table(app: App, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
+    """One row a line, as wide as it takes. Nothing where there are no rows."""
+    rows = list(rows)
+    if not rows:
+        return
+    if app.terminal:
+        from rich.console import Console
+
+        Console(file=app.stdout).print(rich_table(columns, rows))
+        return
+    table = [[column.title for column in columns], *rows]
+    widths = [max(len(row[index]) for row in table) for index in range(len(columns))]
+    for row in table:
+        cells = (
+            cell.rjust(width) if column.is_number else cell.ljust(width)
+            for column, cell, width in zip(columns, row, widths, strict=True)
+        )
+        app.say(_GAP.join(cells).rstrip())
+
+
+def rich_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.is_number else "left")
+    for row in rows:
+        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+    return table
+
+
+def bytes_text(number: float) -> str:
+    """``1.5 MiB``; whole bytes below 1 KiB."""
+    power = min((int(number).bit_length() - 1) // 10, len(_UNITS) - 1) if number >= 1024 else 0
+    return f"{number / 1024**power:.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def decision_text(decision: Decision) -> str:
+    """``drop by rule "ssh"``, ``pass by allow.arp``, ``redirect to eth1 by rule "out"``."""
+    by = f'rule "{decision.rule}"' if decision.rule is not None else decision.reason
+    target = f" to {decision.target}" if decision.target is not None else ""
+    return f"{decision.verdict}{target} by {by}"

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xdpfw plan: what apply would change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from xdpfw.cli.app import App
+from xdpfw.cli.options import examples, instance_options, json_option, rules_argument
+
+if TYPE_CHECKING:
+    from xdpfw.kernel.pins import Pins
+    from xdpfw.plan import Plan, Snapshot
+
+
+@click.command(
+    short_help="Tell what apply would change.", epilog=examples("xdpfw plan edge.yaml", "xdpfw plan edge.yaml --json")
+)
+@rules_argument
+@instance_options
+@json_option
+@click.pass_obj
+def command(app: App, rules: str, netns: str | None, instance: str | None, as_json: bool) -> None:
+    """Tell what "xdpfw apply RULES" would change against the policy in force. Nothing is changed.
+
+    A rule is known by its name; "moved" is one that is as it was but has another place among those that stay.
+
+    JSON: {"changes", "first", "interfaces", "settings", "rules", "sets", "notes"}; a change is {"kind", "name", "before",
+    "after"}, of a set {"kind", "name", "added", "removed"}; kinds are added, removed, changed and moved.
+    """
+    from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.compiler.image import compile_policy
+    from xdpfw.compiler.lower import not_in_force
+    from xdpfw.plan import Snapshot, compare
+
+    file = PolicyFile.read(rules)
+    compile_policy(file.policy)
+    before = _in_force(app.pins(instance, netns))
+    plan = compare(before, Snapshot(file.policy, file.loaded.sets))
+    notes = not_in_force(file.policy)
+    if as_json:
+        app.say_json({**plan.to_json(), "notes": notes})
+        return
+    _print(app, plan)
+    for note in notes:
+        app.say(note)
+
+
+def _in_force(pins: Pins) -> Snapshot | None:
+    """The policy in force, from the text that is pinned with it."""
+    from xdpfw.compiler.lower import lower
+    from xdpfw.observe import metadata
+    from xdpfw.plan import Snapshot
+    from xdpfw.policy.load import load
+    from xdpfw.policy.source import Sources
+
+    numbers = pins.generations()
+    if not numbers:
+        return None
+    directory = pins.generation(numbers[-1])
+    sources = Sources.from_bundle(metadata.read_source(directory))
+    loaded = load(metadata.read(directory).policy_file, sources)
+    return Snapshot(lower(loaded), loaded.sets)
+
+
+def _print(app: App, plan: Plan) -> None:
+    from xdpfw.cli.output import Column, print_table
+
+    if not plan.changes:
+        app.say("nothing would change")
+        return
+    if plan.first:
+        app.say("nothing is in force yet: everything is added")
+    rows = []
+    for what, changes in (("interface", plan.interfaces), ("setting", plan.settings), ("rule", plan.rules)):
+        for change in changes:
+            before, after = change.before or "", change.after or ""
+            both = f"{before}  =>  {after}" if before != after and before and after else after or before
+            rows.append((what, change.kind.value, change.name, both))
+    rows += [("set", each.kind.value, each.name, f"+{each.added} -{each.removed} entries") for each in plan.sets]
+    print_table(app, [Column("what"), Column("change"), Column("name"), Column("")], rows)

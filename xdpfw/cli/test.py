@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xdpfw test: the tests that a policy carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from xdpfw.cli.app import App
+from xdpfw.cli.options import examples, json_option, reference_option, rules_argument
+
+if TYPE_CHECKING:
+    from xdpfw.compiler import ir
+    from xdpfw.simulate.policytest import CaseResult, StepResult
+
+
+@click.command(
+    short_help="Run a policy's tests in the kernel.",
+    epilog=examples("xdpfw test edge.yaml", "xdpfw test edge.yaml --reference --json"),
+)
+@rules_argument
+@reference_option
+@json_option
+@click.pass_obj
+def command(app: App, rules: str, reference: bool, as_json: bool) -> int:
+    """Run the tests of RULES through the real program in the kernel. No interface is touched.
+
+    Exit status 1 if a test fails.
+
+    JSON: {"passed", "failed", "tests": [{"name", "ok", "steps": [{"ok", "packet", "expected", "found"}]}]}.
+    """
+    from xdpfw.cli.policyfile import PolicyFile, decider
+    from xdpfw.simulate import policytest
+
+    file = PolicyFile.read(rules)
+    cases = policytest.prepare(file.policy, file.sources.files)
+    with decider(file.policy, reference=reference) as decides:
+        results = list(policytest.run(cases, decides))
+    failed = sum(not result.ok for result in results)
+    if as_json:
+        app.say_json(
+            {
+                "passed": len(results) - failed,
+                "failed": failed,
+                "tests": [
+                    {**result.to_json(), "why": [] if result.ok else list(failures(file.policy, result))}
+                    for result in results
+                ],
+            }
+        )
+    else:
+        for result in results:
+            print_result(app, file.policy, result)
+        app.say(summary(results))
+    return 1 if failed else 0
+
+
+def print_result(app: App, policy: ir.Policy, result: CaseResult) -> None:
+    app.say(f"{'ok    ' if result.ok else 'FAILED'}  {result.case.name}")
+    for line in failures(policy, result):
+        app.say(f"  {line}")
+
+
+def summary(results: Sequence[CaseResult]) -> str:
+    failed = sum(not result.ok for result in results)
+    return f"{len(results) - failed} passed, {failed} failed" if results else "the policy has no tests"
+
+
+def failures(policy: ir.Policy, result: CaseResult) -> Iterator[str]:
+    """Of each step that failed: where it stands, what was expected and found, and why."""
+    for step in result.steps:
+        if not step.ok:
+            yield from _failure(policy, step)
+
+
+def _failure(policy: ir.Policy, result: StepResult) -> Iterator[str]:
+    from xdpfw.cli.output import decision_text
+    from xdpfw.explain import explain
+
+    step, found, frame = result.ready.step, result.found, result.ready.frame
+    assert found is not None
+    assert frame is not None
+    rule = f'rule "{step.rule}"' if step.rule is not None else None
+    expected = " by ".join(filter(None, [step.expect, rule]))
+    yield f"{step.position}: {step.packet}: expected {expected}, found {decision_text(found)}"
+    _, trace = explain(policy, frame, result.ready.interface)
+    for entry in trace:
+        if entry is trace[-1] or (entry.step == "rule" and entry.name == step.rule):
+            yield f"  {entry}"

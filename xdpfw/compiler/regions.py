@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a match asks for, and what its packets are bound to have, field by field, all as ranges of whole numbers.
+
+Two matches can then be compared with one notion: a set of numbers within another.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.ir import Family, Fragment, Range, Ranges
+from xdpfw.compiler.ranges import complement, intersect, merge
+from xdpfw.policy.names import ICMP, ICMPV6, PORT_PROTOCOLS, TCP
+
+Region = dict[str, Ranges]
+"""Fields of ``ir.Match``. One that is not there is not asked for, or may be missing from the packet."""
+
+MAC_BITS: Final = 48
+V6_BASE: Final = 1 << 32  # IPv6 addresses come behind those of IPv4
+ODD_MASK_BASE: Final = 1 << 2 * MAC_BITS  # so do MAC masks that are no prefixes: one number each, of no address
+ICMPV6_BASE: Final = 1 << 16  # type << 8 | code of ICMPv6 comes behind that of ICMP
+
+
+def _span(low: int, high: int) -> Ranges:
+    return (Range(low, high),)
+
+
+def _only(*numbers: int) -> Ranges:
+    return merge((number, number) for number in numbers)
+
+
+_WITH_PORTS: Final = _only(*PORT_PROTOCOLS)
+_IP: Final = _only(Family.IPV4, Family.IPV6)
+_WITH_TRANSPORT: Final = _only(Fragment.NONE, Fragment.FIRST)
+_TRANSPORT_FIELDS: Final = frozenset({"sport", "dport", "tcp_flags", "icmp"})
+
+_OF_ALL: Final[Region] = {
+    "family": _span(Family.OTHER, Family.IPV6),
+    "ethertype": _span(0, 0xFFFF),
+    "vlan": _span(ir.NO_TAG, 4095),
+    "inner_vlan": _span(ir.NO_TAG, 4095),
+    "src_mac": _span(0, (1 << MAC_BITS) - 1),
+    "dst_mac": _span(0, (1 << MAC_BITS) - 1),
+}
+_OF_IP: Final[Region] = {
+    "proto": _span(0, 255),
+    "fragment": _span(Fragment.NONE, Fragment.LATER),
+    "length": _span(0, ir.MAX_IP_LENGTH),
+    "ttl": _span(0, 255),
+    "dscp": _span(0, 63),
+    "ip_options": _span(0, 1),
+}
+_IP_FIELDS: Final = frozenset({*_OF_IP, *_TRANSPORT_FIELDS, "src", "dst"})
+
+_ETHERTYPES: Final = {
+    Family.IPV4: _only(0x0800),
+    Family.IPV6: _only(0x86DD),
+    Family.OTHER: complement(_only(0x0800, 0x86DD), 0xFFFF),
+}
+_ADDRESSES: Final = {
+    Family.IPV4: _span(0, V6_BASE - 1),
+    Family.IPV6: _span(V6_BASE, V6_BASE + (1 << 128) - 1),
+    Family.OTHER: (),
+}
+_ICMP_MESSAGES: Final = {
+    Family.IPV4: (ICMP, _span(0, ICMPV6_BASE - 1)),
+    Family.IPV6: (ICMPV6, _span(ICMPV6_BASE, 2 * ICMPV6_BASE - 1)),
+}
+
+
+class Regions:
+    """Regions of one policy's matches. What many rules share, such as a large set, is converted once."""
+
+    def __init__(self, policy: ir.Policy) -> None:
+        self._of_all = {"interface": _span(0, len(policy.interfaces) - 1), **_OF_ALL}
+        self._addresses: dict[int, Ranges] = {}
+
+    def asked(self, match: ir.Match) -> Region:
+        """The conditions of ``match`` as they are written."""
+        region: Region = {}
+        for field in ("interface", *_OF_ALL, *_OF_IP, "sport", "dport"):
+            values = getattr(match, field)
+            if values is not None:
+                region[field] = _macs(values) if field in ("src_mac", "dst_mac") else values
+        if match.src is not None:
+            region["src"] = self._converted(match.src)
+        if match.dst is not None:
+            region["dst"] = self._converted(match.dst)
+        if match.tcp_flags is not None:
+            region["tcp_flags"] = _tcp_flags(match.tcp_flags)
+        if match.icmp is not None:
+            region["icmp"] = _icmp(match.icmp)
+        return region
+
+    def implied(self, asked: Region) -> Region:
+        """What every packet in a region has: one with ``dport`` is IP, of a proto with ports, no later fragment.
+
+        A field whose ranges come out empty means that there is no such packet.
+        """
+        region = {**self._of_all, **asked}
+        if "inner_vlan" in asked and asked["inner_vlan"][0].low != ir.NO_TAG:
+            _narrow(region, "vlan", _span(0, 4095))
+        if asked.keys() & {"sport", "dport"}:
+            _narrow(region, "proto", _WITH_PORTS)
+        if "tcp_flags" in asked:
+            _narrow(region, "proto", _only(TCP))
+        if "icmp" in asked:
+            families = [f for f, (_, messages) in _ICMP_MESSAGES.items() if intersect(asked["icmp"], messages)]
+            _narrow(region, "family", _only(*families))
+            _narrow(region, "proto", _only(*(_ICMP_MESSAGES[family][0] for family in families)))
+        if asked.keys() & _TRANSPORT_FIELDS:
+            _narrow(region, "fragment", _WITH_TRANSPORT)
+        if asked.keys() & _IP_FIELDS:
+            _narrow(region, "family", _IP)
+        for field in ("src", "dst"):
+            if field in asked:
+                _narrow(region, "family", _families(asked[field]))
+        ethertypes = region["ethertype"]
+        _narrow(region, "family", _only(*(f for f, numbers in _ETHERTYPES.items() if intersect(ethertypes, numbers))))
+        _narrow(region, "ethertype", _union(_ETHERTYPES, region["family"]))
+        if is_within(region["family"], _IP):
+            _complete(region)
+        return region
+
+    def _converted(self, addresses: ir.AddressRanges) -> Ranges:
+        key = id(addresses)  # lives as long as the policy
+        if key not in self._addresses:
+            v6 = [Range(low + V6_BASE, high + V6_BASE) for low, high in addresses.v6]
+            self._addresses[key] = merge([*addresses.v4, *v6])
+        return self._addresses[key]
+
+
+def is_within(inner: Ranges, outer: Ranges) -> bool:
+    if len(outer) == 1 and inner:
+        return outer[0].low <= inner[0].low and inner[-1].high <= outer[0].high
+    return intersect(inner, outer) == inner
+
+
+def _complete(region: Region) -> None:
+    """The fields that an IP packet has in any case."""
+    for field, values in _OF_IP.items():
+        region.setdefault(field, values)
+    for field in ("src", "dst"):
+        _narrow(region, field, _union(_ADDRESSES, region["family"]))
+    if not is_within(region["fragment"], _WITH_TRANSPORT):
+        return
+    if is_within(region["proto"], _WITH_PORTS):
+        region.setdefault("sport", _span(0, 0xFFFF))
+        region.setdefault("dport", _span(0, 0xFFFF))
+    if region["proto"] == _only(TCP):
+        region.setdefault("tcp_flags", _span(0, 0xFF))
+    for family, (proto, messages) in _ICMP_MESSAGES.items():
+        if (region["family"], region["proto"]) == (_only(family), _only(proto)):
+            region.setdefault("icmp", messages)
+
+
+def _narrow(region: Region, field: str, values: Ranges) -> None:
+    present = region.get(field)
+    if present is None:
+        region[field] = values
+    elif not is_within(present, values):
+        region[field] = intersect(present, values)
+
+
+def _families(addresses: Ranges) -> Ranges:
+    found = [Family.IPV4] if addresses[0].low < V6_BASE else []
+    return _only(*found, Family.IPV6) if addresses[-1].high >= V6_BASE else _only(*found)
+
+
+def _union(by_family: dict[Family, Ranges], families: Ranges) -> Ranges:
+    return merge(
+        bounds for family, values in by_family.items() if intersect(families, _only(family)) for bounds in values
+    )
+
+
+@functools.cache
+def _macs(conditions: tuple[ir.MacMask, ...]) -> Ranges:
+    return merge(map(_mac, conditions))
+
+
+def _mac(condition: ir.MacMask) -> Range:
+    value, mask = condition
+    free = mask ^ (1 << MAC_BITS) - 1
+    if free & free + 1:  # the mask is no prefix
+        number = ODD_MASK_BASE + (mask << MAC_BITS) + value
+        return Range(number, number)
+    return Range(value, value | free)
+
+
+@functools.cache
+def _tcp_flags(conditions: tuple[ir.TcpFlags, ...]) -> Ranges:
+    return _only(
+        *(
+            flags
+            for flags in range(256)
+            if any(flags & want.set == want.set and not flags & want.clear for want in conditions)
+        )
+    )
+
+
+@functools.cache
+def _icmp(messages: tuple[ir.IcmpMessage, ...]) -> Ranges:
+    bases = {ICMP: 0, ICMPV6: ICMPV6_BASE}
+    return merge(
+        (first + message.code.low, first + message.code.high)
+        for message in messages
+        for kind in range(message.type.low, message.type.high + 1)
+        for first in (bases[message.protocol] + (kind << 8),)
+    )

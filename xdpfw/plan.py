@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What applying a policy would change against the one in force: interfaces, settings, rules and sets."""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from xdpfw.compiler import ir
+from xdpfw.policy.sets import LoadedSet
+
+
+class Kind(enum.StrEnum):
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+    MOVED = "moved"  # a rule that is as it was, but stands elsewhere among those that stay
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """``before`` is None for what is added, ``after`` for what is removed."""
+
+    kind: Kind
+    name: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetChange:
+    """``added`` and ``removed`` count entries as they are written, not addresses."""
+
+    kind: Kind
+    name: str
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A policy, and its sets with their entries as they are written."""
+
+    policy: ir.Policy
+    sets: Mapping[str, LoadedSet]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """``first``: nothing is in force, so everything is added."""
+
+    first: bool
+    interfaces: tuple[Change, ...]
+    settings: tuple[Change, ...]
+    rules: tuple[Change, ...]
+    sets: tuple[SetChange, ...]
+
+    @property
+    def changes(self) -> bool:
+        return any((self.first, self.interfaces, self.settings, self.rules, self.sets))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"changes": self.changes, **asdict(self)}
+
+
+def compare(before: Snapshot | None, after: Snapshot) -> Plan:
+    """The changes from ``before``, None where nothing is in force.
+
+    A rule counts as changed for its own text; what its sets gain and lose is told of the sets alone.
+    """
+    old = before.policy if before else None
+    new = after.policy
+    sets = tuple(_set_changes(before.sets if before else {}, after.sets))
+    return Plan(
+        first=before is None,
+        interfaces=tuple(_changes(_interfaces(old), _interfaces(new))),
+        settings=tuple(_changes(_settings(old), _settings(new))),
+        rules=tuple(_rule_changes(old, new, {change.name for change in sets})),
+        sets=sets,
+    )
+
+
+def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:
+    for name in {**before, **after}:
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            kind = Kind.ADDED if old is None else Kind.REMOVED if new is None else Kind.CHANGED
+            yield Change(kind, name, old, new)
+
+
+def _interfaces(policy: ir.Policy | None) -> dict[str, str]:
+    return {interface.name: f"mode {interface.mode}" for interface in policy.interfaces} if policy else {}
+
+
+def _settings(policy: ir.Policy | None) -> dict[str, str]:
+    if policy is None:
+        return {}
+    allow = {
+        f"allow.{field.name}": "true" if getattr(policy.allow, field.name) else "false" for field in fields(ir.Allow)
+    }
+    return {"default": str(policy.default), "invalid": str(policy.invalid), **allow}
+
+
+def _rule_changes(before: ir.Policy | None, after: ir.Policy, changed_sets: set[str]) -> Iterator[Change]:
+    old = {rule.name: rule for rule in before.rules} if before else {}
+    new = {rule.name: rule for rule in after.rules}
+    for name, rule in old.items():
+        if name not in new:
+            yield Change(Kind.REMOVED, name, _text(rule), None)
+    place = {name: number for number, name in enumerate(old)}
+    staying = [name for name in new if name in old]
+    in_order = {staying[at] for at in _longest_rising([place[name] for name in staying])}
+    for name, rule in new.items():
+        if name not in old:
+            yield Change(Kind.ADDED, name, None, _text(rule))
+            continue
+        assert before is not None
+        if not _is_same(old[name], before, rule, after, changed_sets):
+            yield Change(Kind.CHANGED, name, _text(old[name]), _text(rule))
+        elif name not in in_order:
+            yield Change(Kind.MOVED, name, _text(old[name]), _text(rule))
+
+
+def _text(rule: ir.Rule) -> str:
+    return f"{rule.text} # {rule.comment}" if rule.comment else rule.text
+
+
+def _is_same(old: ir.Rule, old_policy: ir.Policy, new: ir.Rule, new_policy: ir.Policy, changed_sets: set[str]) -> bool:
+    if (_text(old), old.action) != (_text(new), new.action):
+        return False
+    # The text leaves out the end of long lists. The conditions do not, but have the contents of the sets in them.
+    return bool(changed_sets & {*old.sets, *new.sets}) or _conditions(old, old_policy) == _conditions(new, new_policy)
+
+
+def _conditions(rule: ir.Rule, policy: ir.Policy) -> tuple[object, ...]:
+    """What a rule asks for, with interfaces by name: their numbers change with the policy's list of them."""
+    found: list[object] = []
+    for match in (rule.match, rule.unless):
+        if match is not None and match.interface is not None:
+            numbers = (number for low, high in match.interface for number in range(low, high + 1))
+            found.append([policy.interfaces[number].name for number in numbers])
+            match = replace(match, interface=None)
+        found.append(match)
+    return tuple(found)
+
+
+def _longest_rising(numbers: Sequence[int]) -> Iterator[int]:
+    """The places of a longest rising subsequence of distinct numbers, the last first."""
+    ends: list[int] = []  # the lowest number that a rising subsequence of each length ends in
+    places: list[int] = []  # where that stands
+    earlier: list[int | None] = []  # of each place, the place before it in its subsequence
+    for place, number in enumerate(numbers):
+        length = bisect.bisect_left(ends, number)
+        ends[length : length + 1] = [number]
+        places[length : length + 1] = [place]
+        earlier.append(places[length - 1] if length else None)
+    at = places[-1] if places else None
+    while at is not None:
+        yield at
+        at = earlier[at]
+
+
+def _set_changes(before: Mapping[str, LoadedSet], after: Mapping[str, LoadedSet]) -> Iterator[SetChange]:
+    for name in {**before, **after}:
+        old, new = _entries(before.get(name)), _entries(after.get(name))
+        if old is None or new is None:
+            kind = Kind.ADDED if old is None else Kind.REMOVED
+            yield SetChange(kind, name, len(new or ()), len(old or ()))
+        elif old != new:
+            yield SetChange(Kind.CHANGED, name, len(new - old), len(old - new))
+
+
+def _entries(found: LoadedSet | None) -> set[tuple[str, int, int]] | None:
+    """The entries with their kind, so that IPv4 and IPv6 stay apart."""
+    if found is None:
+        return None
+    by_kind: dict[str, Iterable[tuple[int, int]]] = {"v4": found.v4, "v6": found.v6, "port": found.ports}
+    return {(kind, low, high) for kind, spans in by_kind.items() for low, high in spans}
