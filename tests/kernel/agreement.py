@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from tests.policies import INTERFACES
 from xdpfw.compiler import ir
@@ -92,12 +92,20 @@ class Agreement:
 
     def _report(self, frame: bytes, interface: int | None, found: object, wanted: object) -> str:
         """All that it takes to see it again."""
-        rules = "\n".join(f"    {rule!r}" for rule in self.policy.rules)
+        rules = "\n".join(
+            f"    {rule.name}: {_conditions(rule.match)} except {rule.unless and _conditions(rule.unless)}: {rule.action}"
+            for rule in self.policy.rules
+        )
         return (
             f"\n  kernel:    {found}\n  reference: {wanted}\n  interface: {interface}\n  packet:    {describe(frame)}"
             f"\n  frame:     {frame.hex()}\n  default {self.policy.default}, invalid {self.policy.invalid}, "
             f"{self.policy.allow}, rules:\n{rules}"
         )
+
+
+def _conditions(match: ir.Match) -> str:
+    found = ((condition.name, getattr(match, condition.name)) for condition in fields(match))
+    return f"Match({', '.join(f'{name}={value!r}' for name, value in found if value is not None)})"
 
 
 @contextlib.contextmanager
