@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ import click
 from xdpfw.cli.app import App
 from xdpfw.errors import PolicyError, XdpfwError
 
-COMMANDS: Final = ("check", "explain", "test", "replay", "plan", "doctor")
+COMMANDS: Final = ("check", "explain", "test", "replay", "plan", "apply", "status", "stats", "detach", "doctor")
 """In the order of ``--help``; ``xdpfw.cli.NAME.command`` each. A command returns its exit status, None for 0."""
 
 INTERNAL_ERROR: Final = 70  # EX_SOFTWARE of sysexits.h
@@ -73,6 +72,8 @@ class CommandLine(click.Group):
         except Exception as error:  # noqa: BLE001 no traceback ever reaches a user
             app.complain(f"xdpfw: internal error: {type(error).__name__}: {error} (please report it)")
             if os.environ.get("XDPFW_DEBUG") == "1":
+                import traceback
+
                 app.complain(traceback.format_exc())
             return INTERNAL_ERROR
 

@@ -27,8 +27,8 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
 
     A rule is known by its name; "moved" is one that is as it was but has another place among those that stay.
 
-    JSON: {"changes", "first", "interfaces", "settings", "rules", "sets", "notes"}; a change is {"kind", "name", "before",
-    "after"}, of a set {"kind", "name", "added", "removed"}; kinds are added, removed, changed and moved.
+    JSON: {"changes", "first", "interfaces", "settings", "rules", "sets", "notes"}; a change is {"kind", "name",
+    "before", "after"}, of a set {"kind", "name", "added", "removed"}; kinds are added, removed, changed and moved.
     """
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.compiler.image import compile_policy

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xdpfw apply: put a policy in force."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from xdpfw.cli.app import App
+from xdpfw.cli.options import examples, instance_options, json_option, rules_argument
+
+if TYPE_CHECKING:
+    from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.compiler.image import MapImage
+    from xdpfw.simulate.policytest import CaseResult
+
+
+@click.command(
+    short_help="Put a policy in force.",
+    epilog=examples("xdpfw apply edge.yaml", "xdpfw apply edge.yaml --netns blue --instance edge"),
+)
+@rules_argument
+@click.option("--skip-tests", is_flag=True, help="Apply even if the policy's tests fail; they are not run.")
+@click.option("--confirm", metavar="DUR", hidden=True)
+@instance_options
+@json_option
+@click.pass_obj
+def command(
+    app: App,
+    rules: str,
+    skip_tests: bool,
+    confirm: str | None,
+    netns: str | None,
+    instance: str | None,
+    as_json: bool,
+) -> int:
+    """Put RULES in force on its interfaces, atomically: each packet meets the whole old or the whole new policy.
+
+    The policy's tests run first, in the kernel; if one fails, nothing is changed and the exit status is 1. Applying
+    what is in force already changes nothing.
+
+    JSON: {"changed", "generation", "interfaces": {NAME: MODE}, "tests": {"passed", "failed"}, "notes": [...]}; where a
+    test failed, {"changed": false, "tests", "failures": [...]}.
+    """
+    from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.cli.test import failures, print_result
+    from xdpfw.compiler.image import compile_policy
+    from xdpfw.compiler.lint import never_reached
+    from xdpfw.compiler.lower import not_in_force
+    from xdpfw.controller import Controller, Source
+    from xdpfw.errors import UsageError
+
+    if confirm is not None:
+        raise UsageError("--confirm is not supported yet", hint="leave it out")
+    file = PolicyFile.read(rules)
+    image = compile_policy(file.policy)
+    results = [] if skip_tests else _test(file, image)
+    failed = [result for result in results if not result.ok]
+    tests = {"passed": len(results) - len(failed), "failed": len(failed)}
+    if failed:
+        if as_json:
+            reasons = [line for result in failed for line in failures(file.policy, result)]
+            app.say_json({"changed": False, "tests": tests, "failures": reasons})
+        else:
+            for result in failed:
+                print_result(app, file.policy, result)
+            app.say(f"nothing is changed: {len(failed)} of {len(results)} tests failed (--skip-tests overrides)")
+        return 1
+    source = Source(rules, dict(file.sources.files), file.sources.digest)
+    applied = Controller(app.pins(instance, netns), netns, app.clock).apply(file.policy, image, source)
+    warnings = [f"{each.rule.position}: {each}" for each in never_reached(file.policy)]
+    notes = [*applied.notes, *not_in_force(file.policy), *warnings]
+    if as_json:
+        app.say_json(
+            {
+                "changed": applied.changed,
+                "generation": applied.generation,
+                "interfaces": applied.modes,
+                "tests": tests,
+                "notes": notes,
+            }
+        )
+        return 0
+    what = "is in force" if applied.changed else "is in force already: nothing is changed"
+    app.say(f"{rules} {what} (generation {applied.generation})")
+    for name, mode in applied.modes.items():
+        app.say(f"  {name}: {mode}")
+    for note in notes:
+        app.say(note)
+    return 0
+
+
+def _test(file: PolicyFile, image: MapImage) -> list[CaseResult]:
+    from xdpfw.simulate import policytest
+    from xdpfw.simulate.decider import in_kernel
+
+    cases = policytest.prepare(file.policy, file.sources.files)
+    if not cases:
+        return []
+    with in_kernel(file.policy, image) as decider:
+        return list(policytest.run(cases, decider))

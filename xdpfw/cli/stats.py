@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xdpfw stats: what the firewall decided, in packets and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import click
+
+from xdpfw.cli.app import App
+from xdpfw.cli.options import examples, instance_options, json_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from xdpfw.cli.output import Column
+    from xdpfw.kernel.maps import Counter
+    from xdpfw.kernel.pins import Pins
+    from xdpfw.observe.stats import Row, Statistics
+
+REFRESH_S: Final = 1.0
+VIEWS: Final = ("rule", "reason", "interface", "set")
+
+
+class Sample(NamedTuple):
+    at: float  # s, of App.clock
+    statistics: Statistics
+
+
+@click.command(
+    short_help="Tell what the firewall decided.",
+    epilog=examples("xdpfw stats", "xdpfw stats --watch --by interface", "xdpfw stats --json"),
+)
+@click.option("--by", type=click.Choice(VIEWS), default="rule", show_default=True, help="What makes a row.")
+@click.option("--watch", is_flag=True, help="Refresh each second, with rates, until Ctrl-C.")
+@instance_options
+@json_option
+@click.pass_obj
+def command(app: App, by: str, watch: bool, netns: str | None, instance: str | None, as_json: bool) -> None:
+    """Tell how many packets and bytes each rule decided, and each reason where no rule did.
+
+    Exact: each packet that the program saw is in one row of each view. Rules that only count stand apart.
+
+    JSON, whatever --by: {"interfaces": {NAME: {"packets", "bytes", "verdicts"}}, "rules": [{"name", "packets",
+    "bytes", "action", "comment"}], "removed_rules", "reasons": {NAME: {"packets", "bytes"}}, "verdicts": {...}}; with
+    --watch one such object a line.
+    """
+    pins = app.pins(instance, netns)
+    if watch:
+        _watch(app, pins, by, as_json)
+        return
+    sample = _sample(app, pins)
+    if as_json:
+        app.say_json(sample.statistics.to_json())
+    else:
+        _print(app, by, sample)
+
+
+def _sample(app: App, pins: Pins) -> Sample:
+    from xdpfw.errors import UsageError
+    from xdpfw.observe.stats import Statistics
+
+    statistics = Statistics.read(pins)
+    if statistics is None:
+        raise UsageError(f"instance {pins.instance} has no firewall in force", hint="xdpfw apply RULES")
+    return Sample(app.clock(), statistics)
+
+
+def _print(app: App, by: str, sample: Sample, before: Sample | None = None) -> None:
+    from xdpfw.cli.output import print_table
+
+    print_table(app, *_table(by, sample, before))
+
+
+def _watch(app: App, pins: Pins, by: str, as_json: bool) -> None:
+    samples = _samples(app, pins)
+    try:
+        if as_json:
+            for _, sample in samples:
+                app.say_json(sample.statistics.to_json(), one_line=True)
+                app.stdout.flush()
+        elif app.terminal:
+            _live(app, by, samples)
+        else:
+            for before, sample in samples:
+                _print(app, by, sample, before)
+                app.say()
+                app.stdout.flush()
+    except KeyboardInterrupt:
+        return  # that is how one stops watching
+
+
+def _samples(app: App, pins: Pins) -> Iterator[tuple[Sample | None, Sample]]:
+    """Each sample with the one before it, for ever."""
+    before = None
+    while True:
+        sample = _sample(app, pins)
+        yield before, sample
+        before = sample
+        app.sleep(REFRESH_S)
+
+
+def _live(app: App, by: str, samples: Iterator[tuple[Sample | None, Sample]]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(file=app.stdout), auto_refresh=False) as live:
+        for before, sample in samples:
+            live.update(_rich_table(by, sample, before), refresh=True)
+
+
+def _rich_table(by: str, sample: Sample, before: Sample | None) -> Table:
+    from xdpfw.cli.output import rich_table
+
+    return rich_table(*_table(by, sample, before))
+
+
+def _table(by: str, sample: Sample, before: Sample | None) -> tuple[list[Column], list[Sequence[str]]]:
+    """Columns and rows. With a sample from before there are rates."""
+    from xdpfw.cli.output import Column, bytes_text
+
+    what = {"rule": "action", "interface": "verdict"}.get(by)
+    rows = list(_rows(sample.statistics, by))
+    earlier = {} if before is None else {(row.name, row.action): row.counter for row in _rows(before.statistics, by)}
+    has_comments = any(row.comment for row in rows)
+    columns = [Column(by), *([Column(what)] if what else [])]
+    columns += [Column(title, is_number=True) for title in ("packets", "bytes")]
+    columns += [Column(title, is_number=True) for title in (("packets/s", "bytes/s") if before else ())]
+    columns += [Column("comment")] if has_comments else []
+    cells = []
+    for row in rows:
+        counter = row.counter
+        line = [row.name, *([row.action or ""] if what else []), str(counter.packets), bytes_text(counter.bytes)]
+        if before is not None:
+            packets, octets = _rate(counter, earlier.get((row.name, row.action)), sample.at - before.at)
+            line += [f"{packets:.0f}", bytes_text(octets)]
+        cells.append([*line, row.comment or ""] if has_comments else line)
+    return columns, list(cells)
+
+
+def _rows(statistics: Statistics, by: str) -> Iterator[Row]:
+    views = {
+        "rule": statistics.by_rule,
+        "reason": statistics.by_reason,
+        "interface": statistics.by_interface,
+        "set": statistics.by_set,
+    }
+    return views[by]()
+
+
+def _rate(now: Counter, before: Counter | None, elapsed_s: float) -> tuple[float, float]:
+    """Packets and bytes a second. ``before`` is None where there was nothing yet."""
+    if elapsed_s <= 0:
+        return 0.0, 0.0
+    packets, octets = before or (0, 0)
+    return (now.packets - packets) / elapsed_s, (now.bytes - octets) / elapsed_s

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xdpfw status: what is in force, where, and since when."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from xdpfw.cli.app import App
+from xdpfw.cli.options import examples, instance_options, json_option
+
+if TYPE_CHECKING:
+    from xdpfw.observe.status import Status
+
+DIGEST_SHOWN = 12
+
+
+@click.command(
+    short_help="Tell what is in force.", epilog=examples("xdpfw status", "xdpfw status --instance edge --json")
+)
+@instance_options
+@json_option
+@click.pass_obj
+def command(app: App, netns: str | None, instance: str | None, as_json: bool) -> int:
+    """Tell which policy is in force on which interfaces, since when, and how full its tables are.
+
+    Exit status 1 if nothing is in force.
+
+    JSON: {"instance", "generation", "policy_file", "source_digest", "applied_at", "netns", "rules", "sets",
+    "interfaces": [{"name", "ifindex", "mode", "generation", "note"}], "fill": {NAME: {"used", "capacity"}},
+    "memory_bytes", "kernel", "pending_confirm"}; where nothing is in force, "generation" is null and only "instance"
+    is beside it.
+    """
+    from xdpfw.observe.status import Status
+
+    pins = app.pins(instance, netns)
+    status = Status.read(pins)
+    if status is None:
+        if as_json:
+            app.say_json({"instance": pins.instance, "generation": None})
+        else:
+            app.say(f"instance {pins.instance}: nothing is in force")
+        return 1
+    if as_json:
+        app.say_json(status.to_json())
+    else:
+        _print(app, status)
+    return 0
+
+
+def _print(app: App, status: Status) -> None:
+    from xdpfw.cli.output import Column, bytes_text, print_table
+
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(status.applied_at))
+    facts = {
+        "instance": status.instance,
+        "policy": f"{status.policy_file} (SHA-256 {status.source_digest[:DIGEST_SHOWN]}...)",
+        "in force": f"since {since}, {_duration(app.clock() - status.applied_at)}",
+        "generation": str(status.generation),
+        "namespace": status.netns,
+        "rules": str(status.rules),
+        "sets": ", ".join(f"@{each.name} ({each.entries} entries)" for each in status.sets) or None,
+        "memory": bytes_text(status.memory_bytes),
+        "kernel": status.kernel,
+    }
+    for key, fact in facts.items():
+        if fact is not None:
+            app.say(f"{key:<10}  {fact}")
+    app.say()
+    print_table(
+        app,
+        [Column("interface"), Column("mode"), Column("generation", is_number=True), Column("")],
+        [
+            (each.name, each.mode or "-", "-" if each.generation is None else str(each.generation), each.note or "")
+            for each in status.interfaces
+        ],
+    )
+    app.say()
+    print_table(
+        app,
+        [Column("limit"), *(Column(title, is_number=True) for title in ("used", "capacity", "full"))],
+        [
+            (name, str(level.used), str(level.capacity), f"{level.used / level.capacity:.0%}")
+            for name, level in status.fill.items()
+        ],
+    )
+
+
+def _duration(seconds: float) -> str:
+    """``42 s``, ``5 min``, ``3 h``, ``12 d``: rounded down."""
+    for unit_s, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit_s:
+            return f"{seconds // unit_s:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
