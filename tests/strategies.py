@@ -17,11 +17,8 @@ from xdpfw.compiler.ranges import merge
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 V4: Final = (0, 1, 0x0A000001, 0x0A000002, 0x0A00FFFF, 0x0A010000, 0x7FFFFFFF, 0xC0A80407, 0xFFFFFFFE, 0xFFFFFFFF)
-V6: Final = tuple(
-    value
-    for net in (0x20010DB8 << 96, 0x20010DB8_0001_0000 << 64, 0xFFFF << 32, 0xFE80 << 112)
-    for value in (net, net + 1, net + (1 << 64))
-) + (0, 1, (1 << 128) - 1)
+_NETS = (0x20010DB8 << 96, 0x20010DB8_0001_0000 << 64, 0xFFFF << 32, 0xFE80 << 112)
+V6: Final = (0, 1, (1 << 128) - 1, *(value for net in _NETS for value in (net, net + 1, net + (1 << 64))))
 V4_LENGTHS: Final = (0, 1, 7, 8, 9, 12, 15, 16, 17, 20, 24, 25, 30, 31, 32, 32)
 V6_LENGTHS: Final = (0, 1, 8, 9, 16, 17, 32, 33, 48, 64, 65, 96, 100, 127, 128, 128)
 MACS: Final = (0, frames.SRC_MAC, frames.DST_MAC, 0x0A1B2C3D4E5F, 0x01005E000001, (1 << 48) - 1)
@@ -205,10 +202,8 @@ class _Aim:
         return int(self.draw(st.sampled_from(messages))) if messages else self.number("proto")
 
     def tags(self) -> list[tuple[int, int]]:
-        ids = []
-        for name in ("vlan", "inner_vlan"):
-            if self.conditions(name) or self.draw(st.integers(0, 5)) == 0:
-                ids.append(self.number(name))
+        wanted = (name for name in ("vlan", "inner_vlan") if self.conditions(name) or self.draw(st.integers(0, 5)) == 5)
+        ids = [self.number(name) for name in wanted]
         ids += [7] * self.draw(st.sampled_from((0,) * 20 + (1, 2, 3)))
         return [(frames.VLAN if i % 2 else frames.QINQ, tag) for i, tag in enumerate(ids) if tag != NO_TAG]
 

@@ -93,7 +93,7 @@ class Agreement:
     def _report(self, frame: bytes, interface: int | None, found: object, wanted: object) -> str:
         """All that it takes to see it again."""
         rules = "\n".join(
-            f"    {rule.name}: {_conditions(rule.match)} except {rule.unless and _conditions(rule.unless)}: {rule.action}"
+            f"    {rule.name}: {_conditions(rule.match)} except {_conditions(rule.unless)}: {rule.action}"
             for rule in self.policy.rules
         )
         return (
@@ -103,7 +103,9 @@ class Agreement:
         )
 
 
-def _conditions(match: ir.Match) -> str:
+def _conditions(match: ir.Match | None) -> str:
+    if match is None:
+        return "nothing"
     found = ((condition.name, getattr(match, condition.name)) for condition in fields(match))
     return f"Match({', '.join(f'{name}={value!r}' for name, value in found if value is not None)})"
 

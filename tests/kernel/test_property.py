@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Drawn policies in the kernel against the reference, packet by packet: verdict, reason, rule, frame; then all counters.
+"""Drawn policies in the kernel against the reference: verdict, reason, rule, frame of each packet; then all counters.
 
 ``pytest --hypothesis-profile=thorough`` draws many more, and others each time.
 """
