@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ClassBench's filter sets in the kernel against a linear scan."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.filtersets import LinearScan, read
+from tests.shared_data import shared
+from xdpfw.compiler.image import compile_policy
+from xdpfw.kernel import abi
+from xdpfw.kernel.program import Generation
+
+pytestmark = pytest.mark.needs("privileges", "data plane")
+
+SETS = [f"{kind}_1k" for kind in ("acl1", "fw1", "ipc1", "v6_acl1", "v6_fw1", "v6_ipc1")]
+SETS += [f"{kind}_10k.gz" for kind in ("acl1", "fw1", "ipc1", "v6_acl1", "v6_fw1", "v6_ipc1")]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_filter_set(name: str) -> None:
+    filters = read(shared("classbench", name))
+    scan = LinearScan(filters)
+    hits: set[int | None] = set()
+    packets = filters.packets(3000)
+    with Generation.load(compile_policy(filters.policy()), interfaces=[], targets=[], trace=True) as generation:
+        for packet in packets:
+            expected = scan.first(packet)
+            hits.add(expected)
+            outcome = generation.run(filters.frame(packet))
+            verdict = "drop" if expected is not None and expected % 2 else "pass"
+            assert (outcome.rule, outcome.verdict) == (expected, verdict), packet
+        reasons, rules = generation.counters()
+    assert reasons[abi.Reason.DEFAULT].packets + sum(counter.packets for counter in rules) == len(packets)
+    assert len(hits) > 200
