@@ -28,7 +28,10 @@ class PolicyFile:
     @classmethod
     def read(cls, path: str) -> PolicyFile:
         """Raises PolicyError."""
-        sources = Sources.from_disk()
+        return cls.from_sources(path, Sources.from_disk())
+
+    @classmethod
+    def from_sources(cls, path: str, sources: Sources) -> PolicyFile:
         loaded = load(path, sources)
         return cls(path, sources, loaded, lower(loaded))
 

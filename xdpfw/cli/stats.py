@@ -54,7 +54,7 @@ def command(app: App, by: str, watch: bool, netns: str | None, instance: str | N
     if as_json:
         app.say_json(sample.statistics.to_json())
     else:
-        _print(app, by, sample)
+        print_view(app, by, sample)
 
 
 def _sample(app: App, pins: Pins) -> Sample:
@@ -67,7 +67,8 @@ def _sample(app: App, pins: Pins) -> Sample:
     return Sample(app.clock(), statistics)
 
 
-def _print(app: App, by: str, sample: Sample, before: Sample | None = None) -> None:
+def print_view(app: App, by: str, sample: Sample, before: Sample | None = None) -> None:
+    """``by``: one of VIEWS. With a sample from before there are rates."""
     from xdpfw.cli.output import print_table
 
     print_table(app, *_table(by, sample, before))
@@ -84,7 +85,7 @@ def _watch(app: App, pins: Pins, by: str, as_json: bool) -> None:
             _live(app, by, samples)
         else:
             for before, sample in samples:
-                _print(app, by, sample, before)
+                print_view(app, by, sample, before)
                 app.say()
                 app.stdout.flush()
     except KeyboardInterrupt:
