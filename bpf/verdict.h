@@ -70,8 +70,8 @@ static __always_inline int finish(const struct policy *policy, const struct pack
 }
 
 /*
- * Writes the Ethernet addresses. Returns false, with the frame as it was, where they are not in the linear part,
- * which no driver does: it is the verifier's bound.
+ * Writes the Ethernet addresses. Returns false, with the frame as it was, where a driver leaves them out of the
+ * linear part; such a frame is dropped, and counted so.
  */
 static __always_inline bool set_macs(struct xdp_md *ctx, const __u8 *dst, const __u8 *src)
 {
