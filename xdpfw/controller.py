@@ -19,7 +19,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage
 from xdpfw.errors import AttachError, UsageError
 from xdpfw.kernel.features import strips_vlan_tags
-from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, namespace
+from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation, Program
@@ -68,16 +68,14 @@ class Controller:
             interfaces = [find(interface.name) for interface in policy.interfaces]
             for interface, info in zip(policy.interfaces, interfaces, strict=True):
                 _check_free(interface, info, state)
-            meta = self._metadata(policy, image, source, interfaces)
+            targets = [find(name).ifindex for name in image.targets]
+            meta = self._metadata(policy, image, source, interfaces, targets)
             notes = _vlan_notes(policy)
             if state.number is not None and self._is_in_force(state, meta):
+                self._retire(state.number, meta)  # where the process that put it in force was killed
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
             generation = opened.enter_context(
-                Generation.load(
-                    image,
-                    interfaces=[info.ifindex for info in interfaces],
-                    targets=[find(name).ifindex for name in image.targets],
-                )
+                Generation.load(image, interfaces=[info.ifindex for info in interfaces], targets=targets)
             )
             with self._pins.new_generation() as (number, directory):
                 generation.pin(directory)
@@ -111,14 +109,19 @@ class Controller:
         assert state.number is not None
         before = metadata.read(self._pins.generation(state.number))
         return (
-            (before.source_digest, before.image_digest, before.interfaces, before.netns)
-            == (meta.source_digest, meta.image_digest, meta.interfaces, meta.netns)
+            (before.source_digest, before.image_digest, before.interfaces, before.targets, before.netns)
+            == (meta.source_digest, meta.image_digest, meta.interfaces, meta.targets, meta.netns)
             and state.links.keys() == {interface.ifindex for interface in meta.interfaces}
             and {state.programs[held.link.program_id].number for held in state.links.values()} == {state.number}
         )
 
     def _metadata(
-        self, policy: ir.Policy, image: MapImage, source: Source, interfaces: list[InterfaceInfo]
+        self,
+        policy: ir.Policy,
+        image: MapImage,
+        source: Source,
+        interfaces: list[InterfaceInfo],
+        targets: list[int],
     ) -> Metadata:
         return Metadata(
             policy_file=source.file,
@@ -130,6 +133,7 @@ class Controller:
                 InterfaceMeta(info.name, info.ifindex, str(interface.mode))
                 for interface, info in zip(policy.interfaces, interfaces, strict=True)
             ),
+            targets=tuple(targets),
             rules=tuple(
                 RuleMeta(rule.name, str(rule.action.kind), rule.text, rule.comment, rule.sets) for rule in policy.rules
             ),
@@ -146,22 +150,20 @@ class Controller:
         notes = []
         with contextlib.ExitStack() as undo:
             for interface, info in zip(policy.interfaces, interfaces, strict=True):
-                pin = self._pins.link(info.name)
+                # What is to be undone is noted before it is done: a signal may come in between.
                 held = state.links.get(info.ifindex)
                 if held is None:
+                    pin = self._pins.link(info.name)
+                    undo.callback(pin.unlink, missing_ok=True)
                     attachment = attach(info, program, interface.mode)
                     # A link that is not pinned ends with its only descriptor.
                     with attachment.link as link:
                         link.pin(str(pin))
-                    undo.callback(pin.unlink)
                     notes += [attachment.note] if attachment.note else []
                     continue
                 before = state.programs[held.link.program_id].program
+                undo.callback(_put_back, held.link, program, before)
                 held.link.replace(before, program)
-                undo.callback(held.link.replace, program, before)
-                if held.pin != pin:  # the interface was renamed
-                    held.pin.rename(pin)
-                    undo.callback(pin.rename, held.pin)
             undo.pop_all()
         return tuple(notes)
 
@@ -175,10 +177,12 @@ class Controller:
 
     def _retire(self, number: int, meta: Metadata) -> None:
         """Hands the totals of the generations before on to the new one, and removes them."""
-        wait_for_programs()
         earlier = [n for n in self._pins.generations() if n < number]
-        carried = totals.totals_up_to(self._pins, earlier[-1]).for_rules(meta) if earlier else totals.Totals()
-        totals.pin_carried(self._pins.generation(number), carried)
+        directory = self._pins.generation(number)
+        if not totals.has_carried(directory):
+            wait_for_programs()
+            carried = totals.totals_up_to(self._pins, earlier[-1]).for_rules(meta) if earlier else totals.Totals()
+            totals.pin_carried(directory, carried)
         for n in earlier:
             self._pins.remove_generation(n)
 
@@ -207,13 +211,7 @@ class _State:
     def read(cls, pins: Pins, opened: contextlib.ExitStack) -> _State:
         """Removes, on the way, what a killed process or a deleted interface left. Needs the lock."""
         pins.remove_unfinished()
-        links = {}
-        for path in pins.links().values():
-            link = opened.enter_context(Link.open(str(path)))
-            if link.ifindex:
-                links[link.ifindex] = _HeldLink(link, path)
-            else:
-                path.unlink()
+        links = _held_links(pins, opened)
         programs = {}
         for number in pins.generations():
             program = opened.enter_context(Program.open(str(pins.generation(number) / "program")))
@@ -226,6 +224,39 @@ class _State:
                 if number > newest:
                     pins.remove_generation(number)
         return cls(links, programs, newest)
+
+
+def _held_links(pins: Pins, opened: contextlib.ExitStack) -> dict[int, _HeldLink]:
+    """Links by interface index, each pinned under the name that its interface has now.
+
+    Raises UsageError where an interface is in another namespace, in which its index says nothing here.
+    """
+    links = {}
+    for name, path in pins.links().items():
+        link = opened.enter_context(Link.open(str(path)))
+        if not link.ifindex:
+            path.unlink()
+            continue
+        running = attached(link.ifindex)
+        if running is None or running.program_id != link.program_id:
+            raise UsageError(
+                f"instance {pins.instance} holds {name} in another network namespace",
+                hint="xdpfw detach first, or another --instance for this namespace",
+            )
+        links[link.ifindex] = _HeldLink(link, path)
+    wanted = {ifindex: pins.link(present) for ifindex in links if (present := name_of(ifindex)) is not None}
+    renamed = [ifindex for ifindex, pin in wanted.items() if links[ifindex].pin != pin]
+    # In two steps, as interfaces may have taken each other's names.
+    for paths in ({ifindex: pins.link_under_way(ifindex) for ifindex in renamed}, wanted):
+        for ifindex in renamed:
+            links[ifindex].pin.rename(paths[ifindex])
+            links[ifindex] = _HeldLink(links[ifindex].link, paths[ifindex])
+    return links
+
+
+def _put_back(link: Link, program: Program, before: Program) -> None:
+    if link.program_id == program.id:
+        link.replace(program, before)
 
 
 def _check_free(interface: ir.Interface, info: InterfaceInfo, state: _State) -> None:

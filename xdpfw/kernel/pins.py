@@ -3,7 +3,7 @@
 
     <bpffs>/xdpfw/<instance>/generations/<number>/program, tables, ...   a generation (xdpfw.kernel.program)
                                                   meta, source           what it was made from (Blob)
-                             generations/new-<number>/                   one that is being put together
+                             generations/new-<number>/                   one that is being put together, or removed
                              links/<interface>                           XDP links
 
 A generation is there once its directory has its number: one rename puts it there whole. bpffs keeps names with a dot
@@ -73,6 +73,10 @@ class Pins:
         """Where the link of this interface is pinned."""
         return self.links_directory / interface.replace("%", "%25").replace(".", "%2E")
 
+    def link_under_way(self, ifindex: int) -> Path:
+        """Where a link is pinned while interfaces exchange their names. No interface's name has a space."""
+        return self.links_directory / f"renamed {ifindex}"
+
     def links(self) -> dict[str, Path]:
         """Pinned links by interface."""
         return {_interface(name): self.links_directory / name for name in _names(self.links_directory)}
@@ -99,11 +103,19 @@ class Pins:
             directory.rename(self.generation(number))
         except BaseException:
             remove_tree(directory)
+            self.remove_generation(number)  # a signal may have come behind the rename
             raise
 
     def remove_generation(self, number: int) -> None:
-        """Unpins a generation. It lives on where an interface runs it."""
-        remove_tree(self.generation(number))
+        """Unpins a generation; none is fine. It lives on where an interface runs it.
+
+        Renamed first, so that it is there whole or not at all, even for a process that is killed meanwhile.
+        """
+        removed = self._generations_directory / f"{NEW_PREFIX}{number}"
+        remove_tree(removed)
+        with contextlib.suppress(FileNotFoundError):
+            self.generation(number).rename(removed)
+        remove_tree(removed)
 
     def remove_unfinished(self) -> None:
         """Removes what a process that was killed left half done. Needs ``lock``."""
@@ -113,6 +125,8 @@ class Pins:
 
     def remove(self) -> None:
         """Removes everything of this instance, links included."""
+        for number in self.generations():
+            self.remove_generation(number)
         remove_tree(self.root)
         with contextlib.suppress(OSError):  # other instances are there
             self.root.parent.rmdir()
@@ -130,8 +144,10 @@ class Pins:
                 _make(directory)
             yield
         finally:
-            self._remove_if_empty()
-            os.close(descriptor)
+            try:
+                self._remove_if_empty()
+            finally:
+                os.close(descriptor)
 
     @property
     def _generations_directory(self) -> Path:

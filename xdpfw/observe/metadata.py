@@ -52,7 +52,8 @@ class SetMeta:
 class Metadata:
     """``applied_at`` is in seconds since the epoch; the digests are SHA-256 in hex.
 
-    ``interfaces`` and ``rules`` are in the order of the numbers that the data plane knows them by.
+    ``interfaces``, ``rules`` and ``targets`` (the interface indexes that rules redirect to) are in the order of the
+    numbers that the data plane knows them by.
     """
 
     policy_file: str
@@ -61,6 +62,7 @@ class Metadata:
     applied_at: float
     netns: str | None
     interfaces: tuple[InterfaceMeta, ...]
+    targets: tuple[int, ...]
     rules: tuple[RuleMeta, ...]
     sets: tuple[SetMeta, ...]
 
@@ -72,6 +74,7 @@ class Metadata:
     def from_bytes(cls, data: bytes) -> Metadata:
         columns: dict[str, Any] = json.loads(data)
         columns["interfaces"] = tuple(InterfaceMeta(*row) for row in columns["interfaces"])
+        columns["targets"] = tuple(columns["targets"])
         columns["rules"] = tuple(
             RuleMeta(name, action, text, comment, tuple(sets)) for name, action, text, comment, sets in columns["rules"]
         )

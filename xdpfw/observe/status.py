@@ -83,23 +83,26 @@ def _programs(pins: Pins) -> dict[int, int]:
 
 def _interfaces(pins: Pins, meta: Metadata) -> tuple[InterfaceStatus, ...]:
     programs = _programs(pins)
-    links = pins.links()
+    running = {}
+    for path in pins.links().values():
+        with Link.open(str(path)) as link:
+            running[link.ifindex] = programs.get(link.program_id)
     try:
         with namespace(meta.netns):
-            return tuple(_interface(i.name, i.ifindex, links.get(i.name), programs) for i in meta.interfaces)
+            return tuple(_interface(i.name, i.ifindex, running) for i in meta.interfaces)
     except KernelError:
         note = f"network namespace {meta.netns} is gone"
         return tuple(InterfaceStatus(i.name, i.ifindex, None, None, note) for i in meta.interfaces)
 
 
-def _interface(name: str, ifindex: int, link_path: Any, programs: dict[int, int]) -> InterfaceStatus:
-    if link_path is None:
+def _interface(name: str, ifindex: int, running: dict[int, int | None]) -> InterfaceStatus:
+    """``running``: the generation by interface index."""
+    present = name_of(ifindex)
+    if present is None:
+        return InterfaceStatus(name, ifindex, None, None, "the interface is gone: xdpfw apply attaches a new one")
+    if ifindex not in running:
         return InterfaceStatus(name, ifindex, None, None, "not attached: xdpfw apply attaches it")
-    with Link.open(str(link_path)) as link:
-        if not link.ifindex:
-            return InterfaceStatus(name, ifindex, None, None, "the interface is gone: xdpfw apply attaches a new one")
-        running = attached(link.ifindex)
-        present = name_of(link.ifindex)
-        note = f"now named {present}" if present != name else None
-        mode = None if running is None or running.mode is None else str(running.mode)
-        return InterfaceStatus(name, link.ifindex, mode, programs.get(link.program_id), note)
+    found = attached(ifindex)
+    mode = None if found is None or found.mode is None else str(found.mode)
+    note = f"now named {present}" if present != name else None
+    return InterfaceStatus(name, ifindex, mode, running[ifindex], note)

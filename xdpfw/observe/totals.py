@@ -121,11 +121,15 @@ def counted_by(generation: Generation, meta: Metadata) -> Totals:
     )
 
 
+def has_carried(directory: Path) -> bool:
+    """True once the totals of all generations before are pinned with the one in ``directory``."""
+    return (directory / CARRIED).exists()
+
+
 def _carried(directory: Path) -> Totals | None:
-    path = directory / CARRIED
-    if not path.exists():
+    if not has_carried(directory):
         return None
-    with Blob.open(str(path)) as blob:
+    with Blob.open(str(directory / CARRIED)) as blob:
         return Totals.from_bytes(blob.read())
 
 

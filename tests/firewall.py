@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The firewall as a user drives it: its command line, in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.topology import Namespace, run, unique, wait_for
+from xdpfw.kernel.interface import Link, attached, namespace
+from xdpfw.kernel.pins import Pins
+from xdpfw.observe.stats import Statistics
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+COMMAND: Final = (sys.executable, "-c", "from xdpfw.cli import main; main()")
+
+
+def policy(
+    *rules: str,
+    interfaces: Sequence[str] = ("fw0",),
+    default: str = "drop",
+    mode: str = "auto",
+    allow: str | None = None,
+    extra: str = "",
+) -> str:
+    """A policy whose rules are YAML flow mappings, and its interfaces all of one mode."""
+    named = "".join(f"  {name}: {{mode: {mode}}}\n" for name in interfaces)
+    listed = "".join(f"  - {rule}\n" for rule in rules)
+    allowed = "" if allow is None else f"allow: {allow}\n"
+    return (
+        f"version: 1\ninterfaces:\n{named}default: {default}\n{allowed}{textwrap.dedent(extra)}"
+        f"rules:{' []' if not rules else ''}\n{listed}"
+    )
+
+
+@dataclass(frozen=True)
+class Firewall:
+    """One instance. Everything of it is removed when the test ends, however it ended."""
+
+    instance: str
+    directory: Path
+    home: Namespace
+
+    @property
+    def pins(self) -> Pins:
+        return Pins(self.instance)
+
+    def write(self, text: str, name: str = "policy.yaml") -> Path:
+        path = self.directory / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def arguments(self, command: str, *arguments: str | Path) -> list[str]:
+        return [*COMMAND, command, *map(str, arguments), "--instance", self.instance]
+
+    def command(self, command: str, *arguments: str | Path, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+        done = run(*self.arguments(command, *arguments), status=status, cwd=ROOT)
+        assert "Traceback" not in done.stderr
+        assert "internal error" not in done.stderr
+        return done
+
+    def apply_arguments(self, text: str, home: Namespace | None = None) -> list[str]:
+        return self.arguments("apply", self.write(text), "--netns", (home or self.home).name)
+
+    def apply(
+        self, text: str, *, status: int | None = 0, home: Namespace | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        path = self.write(text)
+        return self.command("apply", path, "--netns", (home or self.home).name, status=status)
+
+    def detach(self) -> None:
+        self.command("detach")
+
+    def stats(self) -> dict[str, Any]:
+        """As a script gets them."""
+        found: dict[str, Any] = json.loads(self.command("stats", "--json").stdout)
+        check_sums(found)
+        return found
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("status", "--json").stdout)
+        return found
+
+    def rule(self, name: str) -> int:
+        """Packets that a rule has counted; quick, for polling."""
+        statistics = Statistics.read(self.pins)
+        assert statistics
+        return next(row.counter.packets for row in statistics.by_rule() if row.name == name)
+
+    def reason(self, name: str) -> int:
+        """Packets that were decided for a reason; quick, for polling."""
+        statistics = Statistics.read(self.pins)
+        assert statistics
+        return statistics.reasons[name].packets
+
+    def seen(self) -> int:
+        """All packets that the program saw; quick, for polling."""
+        statistics = Statistics.read(self.pins)
+        return sum(counter.packets for counter in statistics.verdicts.values()) if statistics else 0
+
+    def wait_for_rule(self, name: str, packets: int) -> None:
+        wait_for(lambda: self.rule(name) >= packets, f"{packets} packets in rule {name}")
+
+    def wait_for_packets(self, packets: int) -> None:
+        wait_for(lambda: self.seen() >= packets, f"{packets} packets")
+
+    def mode(self, interface: str, home: Namespace | None = None) -> str | None:
+        """``native`` or ``generic``, as the kernel has it; None where no program runs."""
+        with namespace((home or self.home).name):
+            found = attached(self._index(interface, home))
+        return None if found is None else str(found.mode)
+
+    def program(self, interface: str, home: Namespace | None = None) -> int | None:
+        """The id of the XDP program that an interface runs, whoever's it is."""
+        with namespace((home or self.home).name):
+            found = attached(self._index(interface, home))
+        return None if found is None else found.program_id
+
+    def _index(self, interface: str, home: Namespace | None) -> int:
+        return int((home or self.home).link(interface)["ifindex"])
+
+    def objects(self) -> set[tuple[str, int]]:
+        """Kind and id of all that is pinned, as bpftool sees it, and which the kernel still has."""
+        found = set()
+        for path in (path for path in self.pins.root.rglob("*") if path.is_file()):
+            kind = "link" if path.parent.name == "links" else "prog" if path.name == "program" else "map"
+            found.add((kind, int(bpftool(kind, "show", "pinned", str(path))["id"])))
+        return found
+
+    def leftovers(self) -> list[str]:
+        """What is in bpffs."""
+        return sorted(str(path.relative_to(self.pins.root)) for path in self.pins.root.rglob("*"))
+
+    def close(self) -> None:
+        for path in self.pins.links().values():
+            with Link.open(str(path)) as link:
+                link.detach()
+        self.pins.remove()
+
+
+def bpftool(*arguments: str) -> Any:
+    return json.loads(run("bpftool", "-j", *arguments).stdout)
+
+
+def exists(kind: str, number: int) -> bool:
+    """Whether the kernel has a program, map or link of this id."""
+    return run("bpftool", "-j", kind, "show", "id", str(number), status=None).returncode == 0
+
+
+def check_sums(stats: dict[str, Any]) -> None:
+    """Every packet is in exactly one row of each view; rules that only count stand apart."""
+    for unit in ("packets", "bytes"):
+        interfaces = sum(interface[unit] for interface in stats["interfaces"].values())
+        by_interface_verdict = sum(
+            counter[unit] for interface in stats["interfaces"].values() for counter in interface["verdicts"].values()
+        )
+        deciding = sum(rule[unit] for rule in stats["rules"] if rule["action"] != "count")
+        rules = deciding + stats["removed_rules"][unit]
+        reasons = sum(counter[unit] for counter in stats["reasons"].values())
+        verdicts = sum(counter[unit] for counter in stats["verdicts"].values())
+        assert interfaces == by_interface_verdict == reasons == verdicts, (unit, stats)
+        assert rules == stats["reasons"]["rule"][unit], (unit, stats)
+
+
+@contextlib.contextmanager
+def firewall(directory: Path, home: Namespace) -> Iterator[Firewall]:
+    made = Firewall(unique("fw"), directory, home)
+    try:
+        yield made
+    finally:
+        made.close()
