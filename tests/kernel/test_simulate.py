@@ -55,3 +55,12 @@ def test_both_deciders_answer_alike(policy: ir.Policy) -> None:
                     theirs.target,
                 ), (packet, interface)
         assert kernel.counted() == reference.counted() == {"seen": 12}
+
+
+def test_frames_longer_than_a_test_run_are_decided_all_the_same(policy: ir.Policy) -> None:
+    longest = parse_packet("tcp [2001:db8::1]:1 > [2001:db8::2]:80 vlan=1 inner_vlan=2 length=65575")
+    reference = ReferenceDecider(policy)
+    with in_kernel(policy) as kernel:
+        for frame in (longest[:-1], longest, longest + bytes(20_000), b"\0" * 200_000):
+            ours, theirs = kernel.decide(frame), reference.decide(frame)
+            assert (ours.verdict, ours.reason, ours.rule) == (theirs.verdict, theirs.reason, theirs.rule)

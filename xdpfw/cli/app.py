@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+import click
 
 if TYPE_CHECKING:
     from xdpfw.kernel.pins import Pins
@@ -33,8 +36,10 @@ class App:
     def from_environment(cls) -> App:
         return cls(terminal=sys.stdout.isatty())
 
-    def say(self, text: str = "") -> None:
-        """A line of the command's answer."""
+    def say(self, text: str = "", *, colour: str | None = None) -> None:
+        """A line of the command's answer, on a terminal in this colour."""
+        if colour and self.terminal and not os.environ.get("NO_COLOR"):
+            text = click.style(text, fg=colour)
         self.stdout.write(f"{text}\n")
 
     def complain(self, text: str) -> None:

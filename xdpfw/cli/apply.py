@@ -43,6 +43,7 @@ def command(
     JSON: {"changed", "generation", "interfaces": {NAME: MODE}, "tests": {"passed", "failed"}, "notes": [...]}; where a
     test failed, {"changed": false, "tests", "failures": [...]}.
     """
+    from xdpfw.cli.output import working
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.cli.test import failures, print_result
     from xdpfw.compiler.image import compile_policy
@@ -53,9 +54,10 @@ def command(
 
     if confirm is not None:
         raise UsageError("--confirm is not supported yet", hint="leave it out")
-    file = PolicyFile.read(rules)
-    image = compile_policy(file.policy)
-    results = [] if skip_tests else _test(file, image)
+    with working(app, f"compiling {rules}"):
+        file = PolicyFile.read(rules)
+        image = compile_policy(file.policy)
+        results = [] if skip_tests else _test(file, image)
     failed = [result for result in results if not result.ok]
     tests = {"passed": len(results) - len(failed), "failed": len(failed)}
     if failed:
@@ -83,7 +85,7 @@ def command(
         )
         return 0
     what = "is in force" if applied.changed else "is in force already: nothing is changed"
-    app.say(f"{rules} {what} (generation {applied.generation})")
+    app.say(f"{rules} {what} (generation {applied.generation})", colour="green")
     for name, mode in applied.modes.items():
         app.say(f"  {name}: {mode}")
     for note in notes:

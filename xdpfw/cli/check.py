@@ -27,6 +27,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
     "file", "line", "column", "message"}], "notes": [...]} and, where there are no errors, "interfaces", "rules", "sets"
     and "tests", the number of each.
     """
+    from xdpfw.cli.output import working
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.lint import never_reached
@@ -35,16 +36,17 @@ def command(app: App, rules: str, as_json: bool) -> int:
     from xdpfw.simulate.policytest import prepare
 
     try:
-        file = PolicyFile.read(rules)
-        prepare(file.policy, file.sources.files)
-        compile_policy(file.policy)
+        with working(app, f"checking {rules}"):
+            policy_file = PolicyFile.read(rules)
+            policy = policy_file.policy
+            prepare(policy, policy_file.sources.files)
+            compile_policy(policy)
+            unreached = never_reached(policy)
     except PolicyError as error:
         if as_json:
             found = [_error(each) for each in (error, *error.others)]
             app.say_json({"ok": False, "errors": found, "lints": [], "notes": []})
         raise
-    policy = file.policy
-    unreached = never_reached(policy)
     notes = not_in_force(policy)
     counts = {
         "interfaces": len(policy.interfaces),
@@ -66,11 +68,12 @@ def command(app: App, rules: str, as_json: bool) -> int:
         app.say_json({"ok": not lints, "errors": [], "lints": lints, "notes": notes, **counts})
     else:
         for each in unreached:
-            app.say(f"{each.rule.position}: {each}")
+            app.say(f"{each.rule.position}: {each}", colour="yellow")
         for note in notes:
             app.say(note)
         size = ", ".join(f"{count} {what if count != 1 else what[:-1]}" for what, count in counts.items())
-        app.say(f"{rules}: {'never reached: ' + str(len(unreached)) if unreached else 'ok'} ({size})")
+        state, colour = (f"{len(unreached)} never reached", "red") if unreached else ("ok", "green")
+        app.say(f"{rules}: {state} ({size})", colour=colour)
     return 1 if unreached else 0
 
 

@@ -29,7 +29,7 @@ def command(app: App, rules: str, packet: str, interface: str | None, as_json: b
 
     JSON: {"verdict", "rule", "reason", "detail", "trace": [{"step", "outcome", ...}], "target" of a redirect}.
     """
-    from xdpfw.cli.output import decision_text
+    from xdpfw.cli.output import VERDICT_COLOURS, decision_text
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.errors import Position
     from xdpfw.explain import explain
@@ -50,4 +50,4 @@ def command(app: App, rules: str, packet: str, interface: str | None, as_json: b
         return
     for entry in trace:
         app.say(str(entry))
-    app.say(decision_text(decision))
+    app.say(decision_text(decision), colour=VERDICT_COLOURS[decision.verdict])

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,16 +13,14 @@ if TYPE_CHECKING:
     from xdpfw.cli.app import App
     from xdpfw.reference import Decision
 
+VERDICT_COLOURS: Final = {"pass": "green", "drop": "red", "tx": "cyan", "redirect": "cyan"}
 _STYLES: Final = {
-    "pass": "green",
+    **VERDICT_COLOURS,
     "ok": "green",
     "added": "green",
-    "drop": "red",
     "FAILED": "bold red",
     "missing": "bold red",
     "removed": "red",
-    "tx": "cyan",
-    "redirect": "cyan",
     "changed": "yellow",
     "moved": "yellow",
     "degraded": "yellow",
@@ -66,6 +65,18 @@ def rich_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Tabl
     for row in rows:
         table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
     return table
+
+
+@contextmanager
+def working(app: App, text: str) -> Iterator[Callable[[str], None]]:
+    """Shows what goes on while the context lasts, and what is told through its value, if somebody looks."""
+    if not (app.terminal and app.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(file=app.stderr).status(text) as status:
+        yield status.update
 
 
 def bytes_text(number: float) -> str:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,6 +14,8 @@ from xdpfw.cli.options import examples, interface_option, json_option, reference
 
 if TYPE_CHECKING:
     from xdpfw.simulate.replay import Replayed, Totals
+
+TOLD_EVERY: Final = 1000  # packets
 
 
 @click.command(
@@ -36,6 +39,7 @@ def command(
     JSON: {"packets", "verdicts", "rules", "reasons", "details", "counted", "skipped", "cut"}; with --per-packet a line
     a packet: {"n", "verdict", "rule", "reason", "detail"}, all but n null for a packet that is skipped.
     """
+    from xdpfw.cli.output import working
     from xdpfw.cli.policyfile import PolicyFile, decider
     from xdpfw.errors import PolicyError
     from xdpfw.simulate.replay import Totals, replay
@@ -44,12 +48,16 @@ def command(
     number = file.interface_number(interface)
     totals = Totals()
     broken: PolicyError | None = None
-    with decider(file.policy, reference=reference) as decides:
+    with ExitStack() as opened:
+        decides = opened.enter_context(decider(file.policy, reference=reference))
+        tell = None if per_packet else opened.enter_context(working(app, f"replaying {capture}"))
         try:
             for replayed in replay(Path(capture), decides, number):
                 totals.add(replayed)
-                if per_packet:
+                if tell is None:
                     _print_packet(app, replayed, as_json)
+                elif totals.packets % TOLD_EVERY == 0:
+                    tell(f"replaying {capture}: {totals.packets} packets")
         except PolicyError as error:
             broken = error
         counted = decides.counted()

@@ -58,7 +58,10 @@ def command(app: App, rules: str, reference: bool, as_json: bool) -> int:
 
 
 def print_result(app: App, policy: ir.Policy, result: CaseResult) -> None:
-    app.say(f"{'ok    ' if result.ok else 'FAILED'}  {result.case.name}")
+    if result.ok:
+        app.say(f"ok      {result.case.name}", colour="green")
+    else:
+        app.say(f"FAILED  {result.case.name}", colour="red")
     for line in failures(policy, result):
         app.say(f"  {line}")
 

@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final, Protocol
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage, compile_policy
 from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.packet.decode import MAX_VLAN_TAGS
 from xdpfw.reference import Decision, evaluate
+
+DECIDING_BYTES: Final = 14 + 4 * MAX_VLAN_TAGS + ir.MAX_IP_LENGTH
+"""More of a frame changes no decision: no header can claim bytes behind these. Test runs take a little more."""
 
 
 class Decider(Protocol):
@@ -49,8 +53,7 @@ class KernelDecider:
         self._generation = generation
 
     def decide(self, frame: bytes, interface: int | None = 0) -> Decision:
-        """Raises KernelError, for frames longer than a test run can build (some 64 KiB) among others."""
-        verdict, reason, number, _, _ = self._generation.run(frame, interface)
+        verdict, reason, number, _, _ = self._generation.run(frame[:DECIDING_BYTES], interface)
         assert reason is not None
         if number is None:
             return Decision(ir.Verdict(verdict), reason)
