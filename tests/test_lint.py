@@ -112,6 +112,12 @@ def test_an_exception_leaves_its_packets_to_later_rules(rule: str, covered: bool
     assert unreached(first, rule) == ({"r1": ("r0",)} if covered else {})
 
 
+def test_empty_sets_are_no_trouble() -> None:
+    head = "sets: {nobody: {type: prefix, elements: []}}\n"
+    rules = ["match: {src: '@nobody'}, action: drop", "except: {src: '@nobody'}, action: drop", "action: pass"]
+    assert unreached(*rules, head=head) == {"r2": ("r1",)}
+
+
 @pytest.mark.parametrize(
     ("match", "allowance"),
     [

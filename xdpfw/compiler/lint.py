@@ -160,8 +160,9 @@ class _Lint:
         packets, own = self.packets[rule], self.unless[rule]
         taker_unless = self.takers[number].unless
         assert taker_unless is not None
-        if any(field in packets and not intersect(packets[field], values) for field, values in taker_unless.items()):
-            return True
+        for field, values in taker_unless.items():
+            if not values or (field in packets and not intersect(packets[field], values)):
+                return True
         # What it leaves, the rule itself leaves, too.
         return own is not None and all(
             field in excepted and is_within(excepted[field], values) for field, values in own.items()

@@ -165,6 +165,9 @@ def _narrow(region: Region, field: str, values: Ranges) -> None:
 
 
 def _families(addresses: Ranges) -> Ranges:
+    """Sets may be empty; those of IPv4 come first."""
+    if not addresses:
+        return ()
     found = [Family.IPV4] if addresses[0].low < V6_BASE else []
     return _only(*found, Family.IPV6) if addresses[-1].high >= V6_BASE else _only(*found)
 
