@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Everything that xdpfw raises for a user to read.
 
-    XdpfwError                  exit status 3
-    ├── UsageError              exit status 2   the command line is wrong
-    ├── PolicyError             exit status 2   the policy, a capture or a packet is wrong; has a position
-    ├── CapacityError           exit status 2   the policy is larger than a limit of the data plane
-    └── KernelError             exit status 3   the system refused; has the operation, the object and errno
-        ├── VerifierError                       the kernel's verifier refused the program
-        └── AttachError                         an interface could not be taken or given back
+XdpfwError                  exit status 3
+├── UsageError              exit status 2   the command line is wrong
+├── PolicyError             exit status 2   the policy, a capture or a packet is wrong; has a position
+├── CapacityError           exit status 2   the policy is larger than a limit of the data plane
+└── KernelError             exit status 3   the system refused; has the operation, the object and errno
+    ├── VerifierError                       the kernel's verifier refused the program
+    └── AttachError                         an interface could not be taken or given back
 """
 
 from __future__ import annotations
