@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -12,8 +12,12 @@ from xdpfw.cli.options import examples, instance_options, json_option, rules_arg
 
 if TYPE_CHECKING:
     from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.compiler import ir
     from xdpfw.compiler.image import MapImage
     from xdpfw.simulate.policytest import CaseResult
+
+MAX_LINTED_RULES: Final = 20_000
+"""Looking through more would hold up apply for more than a few seconds."""
 
 
 @click.command(
@@ -47,7 +51,6 @@ def command(
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.cli.test import failures, print_result
     from xdpfw.compiler.image import compile_policy
-    from xdpfw.compiler.lint import never_reached
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.controller import Controller, Source
     from xdpfw.errors import UsageError
@@ -71,8 +74,7 @@ def command(
         return 1
     source = Source(rules, dict(file.sources.files), file.sources.digest)
     applied = Controller(app.pins(instance, netns), netns, app.clock).apply(file.policy, image, source)
-    warnings = [f"{each.rule.position}: {each}" for each in never_reached(file.policy)]
-    notes = [*applied.notes, *not_in_force(file.policy), *warnings]
+    notes = [*applied.notes, *not_in_force(file.policy), *_warnings(file.policy)]
     if as_json:
         app.say_json(
             {
@@ -91,6 +93,14 @@ def command(
     for note in notes:
         app.say(note)
     return 0
+
+
+def _warnings(policy: ir.Policy) -> list[str]:
+    from xdpfw.compiler.lint import never_reached
+
+    if len(policy.rules) > MAX_LINTED_RULES:
+        return [f"of {len(policy.rules)} rules, xdpfw check tells which are never reached; that takes a while"]
+    return [f"{each.rule.position}: {each}" for each in never_reached(policy)]
 
 
 def _test(file: PolicyFile, image: MapImage) -> list[CaseResult]:
