@@ -138,11 +138,11 @@ def pin_carried(directory: Path, totals: Totals) -> None:
         blob.pin(str(directory / CARRIED))
 
 
-def totals_up_to(pins: Pins, number: int) -> Totals:
-    """The totals of a generation and of all before it. Raises KernelError."""
+def totals_up_to(pins: Pins, number: int, meta: Metadata | None = None) -> Totals:
+    """The totals of a generation and of all before it. ``meta`` saves reading its own again. Raises KernelError."""
     directory = pins.generation(number)
     with Generation.open(directory) as generation:
-        own = counted_by(generation, metadata.read(directory))
+        own = counted_by(generation, meta or metadata.read(directory))
     carried = _carried(directory)
     if carried is None:
         # A switch is going on: the generation before counts its last packets.
@@ -162,7 +162,7 @@ def read_totals(pins: Pins, tries: int = 5) -> tuple[Metadata, Totals] | None:
             return None
         try:
             meta = metadata.read(pins.generation(numbers[-1]))
-            return meta, totals_up_to(pins, numbers[-1]).for_rules(meta)
+            return meta, totals_up_to(pins, numbers[-1], meta).for_rules(meta)
         except KernelError:
             # A switch that ended between two of these reads has removed the generation before.
             tries -= 1
