@@ -25,8 +25,9 @@ from subprocess import DEVNULL, PIPE
 import pytest
 
 from tests.firewall import Firewall, policy
-from tests.topology import LIMIT_SECONDS, Namespace, Network, wait_for
+from tests.topology import LIMIT_SECONDS, Namespace, Network, run, wait_for
 
+ROOT = Path(__file__).resolve().parents[1]
 V4, V6 = "192.0.2.1", "2001:db8::1"
 PING = ("ping", "-n", "-q", "-c", "3", "-i", "0.05", "-W", str(int(LIMIT_SECONDS)))
 
@@ -109,6 +110,19 @@ def test_what_the_policy_passes_works(host: Host, mode: str, tmp_path: Path) -> 
     assert packets["web"] > 10
     assert stats["reasons"]["allow.arp"]["packets"] > 0
     assert stats["reasons"]["allow.ndp"]["packets"] > 0
+
+
+def test_the_command_line_from_its_start(host: Host) -> None:
+    """As the console script does it; other tests fork their commands from a process that has imported everything."""
+    script = (sys.executable, "-c", "from xdpfw.cli import main; main()")
+    instance = ("--instance", host.firewall.instance)
+    path = host.firewall.write(policy(*RULES))
+    run(*script, "apply", path, "--netns", host.host.name, *instance, cwd=ROOT)
+    host.client.run(*PING, V4)
+    stats = json.loads(run(*script, "stats", "--json", *instance, cwd=ROOT).stdout)
+    assert stats["rules"][0] == {"name": "ping", "packets": 3, "bytes": 3 * 98, "action": "pass", "comment": None}
+    run(*script, "detach", *instance, cwd=ROOT)
+    assert not host.host.runs_xdp("fw0")
 
 
 def test_netcat_over_tcp_and_udp(host: Host, mode: str) -> None:
