@@ -108,11 +108,22 @@ NAMES: Final = (
 )
 
 
+Known = dict[str, list[Any]]
+"""The conditions that a policy has had so far: its rules share some, as people's do, and so meet in the tables."""
+
+
 @st.composite
-def matches(draw: Draw, names: Sequence[str], most: int = 4) -> ir.Match:
-    """Conditions on up to ``most`` fields. They may contradict each other, as people's do."""
+def matches(draw: Draw, names: Sequence[str], known: Known, most: int = 4) -> ir.Match:
+    """Conditions on up to ``most`` fields. They may contradict each other."""
     chosen = draw(st.lists(st.sampled_from(names), max_size=most, unique=True))
-    return ir.Match(**{name: draw(CONDITIONS[name]) for name in chosen})
+    return ir.Match(**{name: _condition(draw, name, known.setdefault(name, [])) for name in chosen})
+
+
+def _condition(draw: Draw, name: str, known: list[Any]) -> Any:
+    if known and draw(st.booleans()):
+        return draw(st.sampled_from(known))
+    known.append(draw(CONDITIONS[name]))
+    return known[-1]
 
 
 ACTIONS: Final = (
@@ -128,12 +139,13 @@ ACTIONS: Final = (
 @st.composite
 def policies(draw: Draw, most_rules: int = 12) -> ir.Policy:
     names = draw(st.sampled_from(NAMES))
+    known: Known = {}
     rules = [
         ir.Rule(
             f"r{number}",
-            draw(matches(names)),
+            draw(matches(names, known)),
             draw(st.sampled_from(ACTIONS)),
-            draw(st.one_of(st.none(), st.none(), st.none(), matches(names, 3))),
+            draw(st.one_of(st.none(), st.none(), st.none(), matches(names, known, 3))),
         )
         for number in range(draw(st.integers(0, most_rules)))
     ]
