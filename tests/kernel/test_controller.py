@@ -167,10 +167,20 @@ def test_apply_after_apply_was_killed_at_any_step(home: Home) -> None:
         texts = (SECOND, FIRST) if number % 2 else (FIRST, SECOND)
         survived = survives(lambda texts=texts: home.apply(texts[0]), number)  # type: ignore[misc]
         assert all(home.programs().values()), f"killed at step {number}, an interface runs nothing"
-        assert Statistics.read(home.pins)
+        check_report(home)
         home.apply(texts[0])
         home.check_whole()
     assert number > len(STEPS)
+
+
+def check_report(home: Home) -> None:
+    """Status and statistics tell of the newest policy that an interface runs, not of one that is only there."""
+    status, statistics = Status.read(home.pins), Statistics.read(home.pins)
+    assert status
+    assert statistics
+    numbers = {interface.generation for interface in status.interfaces}
+    assert status.generation == max(numbers, key=lambda number: number or 0)
+    assert statistics.meta.source_digest == status.source_digest
 
 
 def test_apply_after_the_first_apply_was_killed_at_any_step(home: Home) -> None:

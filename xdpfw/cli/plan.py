@@ -52,14 +52,15 @@ def _in_force(pins: Pins) -> Snapshot | None:
     """The policy in force, from the text that is pinned with it."""
     from xdpfw.compiler.lower import lower
     from xdpfw.observe import metadata
+    from xdpfw.observe.inforce import in_force
     from xdpfw.plan import Snapshot
     from xdpfw.policy.load import load
     from xdpfw.policy.source import Sources
 
-    numbers = pins.generations()
-    if not numbers:
+    number = in_force(pins)
+    if number is None:
         return None
-    directory = pins.generation(numbers[-1])
+    directory = pins.generation(number)
     sources = Sources.from_bundle(metadata.read_source(directory))
     loaded = load(metadata.read(directory).policy_file, sources)
     return Snapshot(lower(loaded), loaded.sets)

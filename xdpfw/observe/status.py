@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xdpfw.errors import KernelError
-from xdpfw.kernel.interface import Link, attached, name_of, namespace
+from xdpfw.kernel.interface import attached, name_of, namespace
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import FillLevel, Generation
 from xdpfw.observe import metadata
+from xdpfw.observe.inforce import in_force, running
 from xdpfw.observe.metadata import Metadata, SetMeta
 
 
@@ -44,17 +45,17 @@ class Status:
     @classmethod
     def read(cls, pins: Pins) -> Status | None:
         """None where nothing is applied. Raises KernelError."""
-        numbers = pins.generations()
-        if not numbers:
+        number = in_force(pins)
+        if number is None:
             return None
-        directory = pins.generation(numbers[-1])
+        directory = pins.generation(number)
         meta = metadata.read(directory)
         with Generation.open(directory) as generation:
             fill = generation.fill_levels()
             memory = generation.memory_bytes
         return cls(
             instance=pins.instance,
-            generation=numbers[-1],
+            generation=number,
             policy_file=meta.policy_file,
             source_digest=meta.source_digest,
             applied_at=meta.applied_at,
@@ -72,37 +73,24 @@ class Status:
         return {**asdict(self), "fill": fill, "pending_confirm": None}
 
 
-def _programs(pins: Pins) -> dict[int, int]:
-    """Program id -> number of its generation."""
-    found = {}
-    for number in pins.generations():
-        with Generation.open(pins.generation(number)) as generation:
-            found[generation.program_id] = number
-    return found
-
-
 def _interfaces(pins: Pins, meta: Metadata) -> tuple[InterfaceStatus, ...]:
-    programs = _programs(pins)
-    running = {}
-    for path in pins.links().values():
-        with Link.open(str(path)) as link:
-            running[link.ifindex] = programs.get(link.program_id)
+    generations = running(pins)
     try:
         with namespace(meta.netns):
-            return tuple(_interface(i.name, i.ifindex, running) for i in meta.interfaces)
+            return tuple(_interface(i.name, i.ifindex, generations) for i in meta.interfaces)
     except KernelError:
         note = f"network namespace {meta.netns} is gone"
         return tuple(InterfaceStatus(i.name, i.ifindex, None, None, note) for i in meta.interfaces)
 
 
-def _interface(name: str, ifindex: int, running: dict[int, int | None]) -> InterfaceStatus:
-    """``running``: the generation by interface index."""
+def _interface(name: str, ifindex: int, generations: dict[int, int | None]) -> InterfaceStatus:
+    """``generations`` that run, by interface index."""
     present = name_of(ifindex)
     if present is None:
         return InterfaceStatus(name, ifindex, None, None, "the interface is gone: xdpfw apply attaches a new one")
-    if ifindex not in running:
+    if ifindex not in generations:
         return InterfaceStatus(name, ifindex, None, None, "not attached: xdpfw apply attaches it")
     found = attached(ifindex)
     mode = None if found is None or found.mode is None else str(found.mode)
     note = f"now named {present}" if present != name else None
-    return InterfaceStatus(name, ifindex, mode, running[ifindex], note)
+    return InterfaceStatus(name, ifindex, mode, generations[ifindex], note)

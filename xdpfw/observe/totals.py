@@ -20,6 +20,7 @@ from xdpfw.kernel.maps import Blob, Counter
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation
 from xdpfw.observe import metadata
+from xdpfw.observe.inforce import in_force
 from xdpfw.observe.metadata import Metadata
 
 CARRIED: Final = "carried"
@@ -152,17 +153,18 @@ def totals_up_to(pins: Pins, number: int, meta: Metadata | None = None) -> Total
 
 
 def read_totals(pins: Pins, tries: int = 5) -> tuple[Metadata, Totals] | None:
-    """The newest generation's metadata, and all that was counted since the firewall was first applied.
+    """The metadata of the generation in force, and all that was counted since the firewall was first applied.
 
     None where nothing is applied. Raises KernelError.
     """
     while True:
         numbers = pins.generations()
-        if not numbers:
-            return None
         try:
-            meta = metadata.read(pins.generation(numbers[-1]))
-            return meta, totals_up_to(pins, numbers[-1], meta).for_rules(meta)
+            number = in_force(pins)
+            if number is None:
+                return None
+            meta = metadata.read(pins.generation(number))
+            return meta, totals_up_to(pins, number, meta).for_rules(meta)
         except KernelError:
             # A switch that ended between two of these reads has removed the generation before.
             tries -= 1
