@@ -20,7 +20,7 @@ from xdpfw.reference import evaluate
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@settings(max_examples=2 * settings().max_examples, deadline=None)
+@settings(max_examples=settings().max_examples, deadline=None)
 @given(drawn=policies_with_frames())
 def test_tables_and_reference_agree(shape: str, drawn: tuple[ir.Policy, list[tuple[bytes, int | None]]]) -> None:
     policy, frames = drawn
