@@ -39,7 +39,7 @@ def tagged(ids: list[int], ethertype: int, payload: bytes) -> bytes:
 
 def test_tags_are_seen_and_no_number_of_them_hides_a_packet(wire: Wire, mode: str) -> None:
     text = policy(*RULES, mode=mode)
-    wire.firewall.apply(text)
+    assert "ethtool -K PEER txvlan off" in wire.firewall.apply(text).stdout
     arrivals = [
         (tagged(ids, ethertype, payload), 0)
         for ids in TAGS

@@ -192,10 +192,6 @@ class Firewall:
             found.add((kind, int(bpftool(kind, "show", "pinned", str(path))["id"])))
         return found
 
-    def leftovers(self) -> list[str]:
-        """What is in bpffs."""
-        return sorted(str(path.relative_to(self.pins.root)) for path in self.pins.root.rglob("*"))
-
     def close(self) -> None:
         for path in self.pins.links().values():
             with Link.open(str(path)) as link:

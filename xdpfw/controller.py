@@ -70,7 +70,7 @@ class Controller:
                 _check_free(interface, info, state)
             targets = [find(name).ifindex for name in image.targets]
             meta = self._metadata(policy, image, source, interfaces, targets)
-            notes = _vlan_notes(policy)
+            notes = _vlan_notes(policy, interfaces)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
@@ -279,13 +279,22 @@ def _modes(interfaces: list[InterfaceInfo]) -> dict[str, str]:
     return {name: str(found.mode) for name, found in running.items() if found is not None and found.mode is not None}
 
 
-def _vlan_notes(policy: ir.Policy) -> tuple[str, ...]:
+def _vlan_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
     matches = [match for rule in policy.rules for match in (rule.match, rule.unless) if match is not None]
     if all(match.vlan is None and match.inner_vlan is None for match in matches):
         return ()
-    return tuple(
-        f"{interface.name} takes VLAN tags out of frames before XDP sees them, and rules on vlan find none: "
-        f"ethtool -K {interface.name} rxvlan off"
-        for interface in policy.interfaces
-        if strips_vlan_tags(interface.name)
-    )
+    return tuple(note for info in interfaces if (note := _vlan_note(info)) is not None)
+
+
+def _vlan_note(info: InterfaceInfo) -> str | None:
+    # A veth's receive side takes nothing out: what its other end offloads never was in the frame.
+    if info.kind == "veth":
+        return (
+            f"{info.name} is a veth: rules on vlan see tags if its other end puts them in: ethtool -K PEER txvlan off"
+        )
+    if strips_vlan_tags(info.name):
+        return (
+            f"{info.name} takes VLAN tags out of frames before XDP sees them, and rules on vlan find none: "
+            f"ethtool -K {info.name} rxvlan off"
+        )
+    return None
