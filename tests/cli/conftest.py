@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.kernel.conftest import _needs, bpffs, pytest_configure, unprivileged, veth  # noqa: F401
+from tests.kernel.conftest import _needs, bpffs, generation, image, pytest_configure, unprivileged, veth  # noqa: F401
 from xdpfw.cli import cli
 from xdpfw.cli.app import App
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.cli.conftest import Run
 from tests.kernel.conftest import Pair
+from xdpfw.kernel.interface import attach, find, namespace
+from xdpfw.kernel.program import Generation
 
 KEYS = {"name", "ok", "detail", "fix", "required"}
 
@@ -34,6 +36,27 @@ def test_what_is_missing_is_status_1_with_the_remedy(run: Run, tmp_path: Path) -
     assert ran.status == 1
     assert any(line.startswith(f"to mend bpffs: mount -t bpf bpf {tmp_path}") for line in ran.lines)
     assert ran.lines[-1] == "the firewall cannot run here"
+
+
+@pytest.mark.needs("privileges", "data plane", "bpffs")
+def test_an_interface_of_another_program_is_status_1_with_the_remedy(
+    run: Run, veth: Pair, generation: Generation
+) -> None:
+    with namespace(veth.namespace):
+        link = attach(find(veth.name), generation.program, "generic").link
+    with link:
+        ran = run("doctor", veth.name, "--netns", veth.namespace)
+        assert run("doctor", "--netns", veth.namespace).status == 0
+    assert (ran.status, ran.lines[-1]) == (1, "the firewall cannot run here")
+    assert "ip link set dev veth0 xdpgeneric off" in ran.out
+
+
+@pytest.mark.needs("privileges")
+def test_a_fix_of_several_checks_is_told_once(run: Run, unprivileged: None) -> None:
+    lines = [line for line in run("doctor", "lo").lines if line.startswith("to mend ")]
+    assert any(line.startswith("to mend privileges, ") for line in lines)
+    fixes = [line.partition(": ")[2] for line in lines]
+    assert len(fixes) == len(set(fixes))
 
 
 def test_an_interface_that_is_not_there(run: Run) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from xdpfw.kernel import features
 from xdpfw.kernel.interface import attach, find, namespace
+from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation
 
 
@@ -40,6 +41,18 @@ def test_a_directory_that_is_no_bpffs_is_told_with_the_command(tmp_path: Path) -
     assert f"mount -t bpf bpf {tmp_path}" in check.fix
 
 
+@pytest.mark.needs("privileges")
+def test_a_bpffs_that_is_read_only_is_told_with_the_command(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "bpf", "-o", "ro", "bpf", tmp_path], check=True, timeout=30)
+    try:
+        check = features.bpf_file_system(tmp_path)
+        assert (check.ok, check.fix) == (False, f"mount -o remount,rw {tmp_path}")
+        subprocess.run(check.fix.split(), check=True, timeout=30)
+        assert features.bpf_file_system(tmp_path).ok
+    finally:
+        subprocess.run(["umount", tmp_path], check=True, timeout=30)
+
+
 def test_an_interface_that_is_not_there() -> None:
     (check,) = features.interface("no-such-name")
     assert not check.ok
@@ -50,9 +63,23 @@ def test_an_interface_that_is_not_there() -> None:
 def test_an_interface_tells_its_holder(veth: Any, generation: Generation) -> None:
     with namespace(veth.namespace), attach(find(veth.name), generation.program, "native").link:
         checks = {check.name: check for check in features.interface(veth.name)}
-    assert checks["veth0: XDP program"].detail == f"xdpfw (id {generation.program_id}), native"
+    holder = checks["veth0: XDP program"]
+    assert (holder.ok, holder.required) == (False, True)
+    assert holder.detail == f"taken by xdpfw (id {generation.program_id}), native"
+    assert "ip link set dev veth0 xdp off" in holder.fix
     assert checks["interface veth0"].detail == "veth, MTU 1500, up, link type 1"
     assert "veth0: VLAN tags" in checks
+
+
+@pytest.mark.needs("privileges", "data plane", "bpffs")
+def test_an_instance_of_ones_own_may_hold_an_interface(veth: Any, generation: Generation, bpffs: Path) -> None:
+    own = Pins("own", bpffs)
+    with namespace(veth.namespace), own.lock(), attach(find(veth.name), generation.program, "native").link as link:
+        link.pin(str(own.link(veth.name)))
+        holder = next(check for check in features.interface(veth.name, bpffs) if check.name == "veth0: XDP program")
+        own.remove()
+    assert holder.ok
+    assert holder.detail.endswith(", of instance own")
 
 
 IMPORT_BUDGET = ("pyroute2", "numpy", "pydantic", "yaml", "rich", "cffi", "asyncio", "ctypes")

@@ -36,10 +36,10 @@ def command(app: App, interfaces: tuple[str, ...], netns: str | None, as_json: b
     checks = features.system(app.bpffs)
     with namespace(netns):
         for name in interfaces:
-            checks += features.interface(name)
+            checks += features.interface(name, app.bpffs)
         if not interfaces:
             for name in _interfaces():
-                checks += [dataclasses.replace(check, required=False) for check in features.interface(name)]
+                checks += [dataclasses.replace(check, required=False) for check in features.interface(name, app.bpffs)]
     can_run = all(check.ok for check in checks if check.required)
     if as_json:
         app.say_json({"ok": can_run, "checks": [dataclasses.asdict(check) for check in checks]})
@@ -58,11 +58,14 @@ def _print(app: App, checks: list[Check]) -> None:
 
     rows = [(_state(check), check.name, check.detail) for check in checks]
     print_table(app, [Column(""), Column("check"), Column("found")], rows)
-    fixes = [check for check in checks if not check.ok and check.fix]
+    fixes: dict[str, list[str]] = {}
+    for check in checks:
+        if not check.ok and check.fix:
+            fixes.setdefault(check.fix, []).append(check.name)
     if fixes:
         app.say()
-    for check in fixes:
-        app.say(f"to mend {check.name}: {check.fix}")
+    for fix, names in fixes.items():
+        app.say(f"to mend {', '.join(names)}: {fix}")
 
 
 def _state(check: Check) -> str:

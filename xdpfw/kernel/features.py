@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
-from xdpfw.kernel.interface import ARPHRD_ETHER, ARPHRD_LOOPBACK, InterfaceInfo, attached, find
-from xdpfw.kernel.libbpf import check, ffi, libbpf, options, program_name
+from xdpfw.kernel.interface import ARPHRD_ETHER, ARPHRD_LOOPBACK, InterfaceInfo, Link, Mode, attached, find
+from xdpfw.kernel.libbpf import PRIVILEGES_HINT, check, ffi, libbpf, options, program_name
 from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap
-from xdpfw.kernel.pins import BPFFS, is_bpffs
+from xdpfw.kernel.pins import BPFFS, Pins, instances, is_bpffs
 from xdpfw.kernel.program import Generation, Program
 
 PROGRAM_TYPE_XDP: Final = 6
@@ -76,8 +76,8 @@ def system(bpffs: Path = BPFFS) -> list[Check]:
     return [probe() for probe in probes]
 
 
-def interface(name: str) -> list[Check]:
-    """One interface of the present network namespace."""
+def interface(name: str, bpffs: Path = BPFFS) -> list[Check]:
+    """One interface of the present network namespace. ``bpffs`` is where the instances are that may have it."""
     try:
         info = find(name)
     except KernelError as error:
@@ -86,7 +86,7 @@ def interface(name: str) -> list[Check]:
     kind = info.kind or "device"
     state = "up" if info.up else "down"
     checks = [Check(f"interface {name}", ethernet, f"{kind}, MTU {info.mtu}, {state}, link type {info.link_type}")]
-    return [*checks, xdp_holder(name, info.ifindex), native_xdp(name, info.ifindex), vlan_tags(info)]
+    return [*checks, xdp_holder(name, info.ifindex, bpffs), native_xdp(name, info.ifindex), vlan_tags(info)]
 
 
 def kernel_version() -> Check:
@@ -110,12 +110,14 @@ def privileges() -> Check:
     effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
     missing = [name for bit, name in CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
-        return Check("privileges", False, f"no {', '.join(missing)}", "run as root")
+        return Check("privileges", False, f"no {', '.join(missing)}", PRIVILEGES_HINT)
     return Check("privileges", True, ", ".join(CAPABILITIES.values()))
 
 
 def bpf_file_system(path: Path = BPFFS) -> Check:
     if is_bpffs(path):
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return Check("bpffs", False, f"mounted read-only on {path}", f"mount -o remount,rw {path}")
         return Check("bpffs", True, f"mounted on {path}")
     return Check("bpffs", False, f"not mounted on {path}", f"mount -t bpf bpf {path} (xdpfw apply does so, too)")
 
@@ -124,7 +126,7 @@ def jit() -> Check:
     try:
         value = Path("/proc/sys/net/core/bpf_jit_enable").read_text(encoding="ascii").strip()
     except OSError as error:
-        return Check("JIT", False, f"unknown: {error.strerror}", "run as root", required=False)
+        return Check("JIT", False, f"unknown: {error.strerror}", PRIVILEGES_HINT, required=False)
     if value == "0":
         return Check("JIT", False, "off: BPF is interpreted", "sysctl -w net.core.bpf_jit_enable=1", required=False)
     return Check("JIT", True, "on", required=False)
@@ -188,22 +190,40 @@ def statistics() -> Check:
     try:
         value = Path("/proc/sys/kernel/bpf_stats_enabled").read_text(encoding="ascii").strip()
     except OSError as error:
-        return Check("run-time statistics", False, f"unknown: {error.strerror}", "run as root", required=False)
+        return Check("run-time statistics", False, f"unknown: {error.strerror}", PRIVILEGES_HINT, required=False)
     if value == "0":
         return Check("run-time statistics", True, "off", required=False)
     detail = "on: each packet costs some 66 ns more"
     return Check("run-time statistics", False, detail, "sysctl -w kernel.bpf_stats_enabled=0", required=False)
 
 
-def xdp_holder(name: str, ifindex: int) -> Check:
-    """Whether an XDP program is on an interface, and which."""
+def xdp_holder(name: str, ifindex: int, bpffs: Path = BPFFS) -> Check:
+    """Whether an XDP program is on an interface, and whose. One that is no instance's is never taken over."""
     label = f"{name}: XDP program"
     holder = attached(ifindex)
     if holder is None:
         return Check(label, True, "none")
     program = program_name(holder.program_id)
     detail = f"{program} (id {holder.program_id}), {holder.mode or 'in hardware or several'}"
-    return Check(label, True, detail, required=False)
+    try:
+        owner = _instance_of(holder.program_id, bpffs)
+    except KernelError as error:
+        return Check(label, False, f"{detail}; whose it is, is not to be seen", error.hint or "", required=False)
+    if owner is not None:
+        return Check(label, True, f"{detail}, of instance {owner}")
+    off = "xdpgeneric" if holder.mode is Mode.GENERIC else "xdp"
+    fix = f"stop what put it there; where nothing runs that did: ip link set dev {name} {off} off"
+    return Check(label, False, f"taken by {detail}", fix)
+
+
+def _instance_of(program_id: int, bpffs: Path) -> str | None:
+    """The instance one of whose links runs this program. Raises KernelError."""
+    for name in instances(bpffs):
+        for path in Pins(name, bpffs).links().values():
+            with Link.open(str(path)) as link:
+                if link.program_id == program_id:
+                    return name
+    return None
 
 
 def native_xdp(name: str, ifindex: int) -> Check:

@@ -15,6 +15,7 @@ from xdpfw.kernel._bindings import ffi as _ffi
 
 SONAME: Final = "libbpf.so.1"
 MINIMUM_VERSION: Final = (1, 1)
+PRIVILEGES_HINT: Final = "this takes root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
 
 ffi: Final[Any] = _ffi
 _log: Final[collections.deque[str]] = collections.deque(maxlen=64)
@@ -76,7 +77,7 @@ def check(result: int, operation: str, object: str, *, hint: str | None = None) 
 
 def _explain(number: int, log: list[str]) -> str | None:
     if number in (errno.EPERM, errno.EACCES):
-        return "this takes root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        return PRIVILEGES_HINT
     return "; ".join(line.removeprefix("libbpf: ") for line in log) or None
 
 
