@@ -219,7 +219,8 @@ def check_sums(stats: dict[str, Any]) -> None:
         rules = deciding + stats["removed_rules"][unit]
         reasons = sum(counter[unit] for counter in stats["reasons"].values())
         verdicts = sum(counter[unit] for counter in stats["verdicts"].values())
-        assert interfaces == by_interface_verdict == reasons == verdicts, (unit, stats)
+        sets = sum(counter[unit] for counter in stats["sets"])
+        assert interfaces == by_interface_verdict == reasons == verdicts == sets, (unit, stats)
         assert rules == stats["reasons"]["rule"][unit], (unit, stats)
 
 

@@ -7,6 +7,7 @@ What traffic meets them is in netns-tests.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -68,7 +69,7 @@ def test_nothing_is_in_force(firewall: Firewall) -> None:
     assert (ran.status, ran.lines) == (1, [f"instance {firewall.instance}: nothing is in force"])
     assert firewall("status", "--json").json == {"instance": firewall.instance, "generation": None}
     ran = firewall("stats")
-    assert (ran.status, ran.out) == (2, "")
+    assert (ran.status, ran.out) == (1, "")
     assert ran.err == f"xdpfw: instance {firewall.instance} has no firewall in force (xdpfw apply RULES)\n"
     assert firewall("detach").status == 2
 
@@ -184,6 +185,8 @@ def test_stats(firewall: Firewall, applied: Path) -> None:
     assert [rule["name"] for rule in found["rules"]] == ["seen", "web"]
     assert found["verdicts"].keys() == {"pass", "drop", "tx", "redirect"}
     assert found["interfaces"].keys() == {"veth0"}
+    assert [row["name"] for row in found["sets"]] == ["@web", "(no set)"]
+    assert sum(row["packets"] for row in found["sets"]) == sum(row["packets"] for row in found["verdicts"].values())
     lines = firewall("stats").lines
     assert lines[0].split() == ["rule", "action", "packets", "bytes", "comment"]
     assert lines[1].split()[:2] == ["seen", "count"]
@@ -209,6 +212,22 @@ def test_watching_shows_rates_until_it_is_interrupted(firewall: Firewall, applie
     assert "packets/s" in ran.out
     (line,) = (line for line in ran.lines if line.split()[:1] == ["default"] and len(line.split()) == 7)
     assert int(line.split()[4]) >= 10
+
+
+def test_a_table_fits_the_terminal(firewall: Firewall, applied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "4")
+    lines = firewall("stats", terminal=True).lines
+    assert max(map(len, lines)) <= 40
+    (seen,) = (line.split() for line in lines if line.startswith("seen"))
+    assert seen[1] == "count"
+    assert seen[-1].endswith("…")
+    lines = firewall("stats", "--watch", terminal=True, sleep=interrupt).lines
+    assert [line.split()[0] for line in lines if line.split()[:1] in (["seen"], ["web"], ["(default)"])] == ["seen"]
+    assert re.search("[0-9] more rows than this", " ".join(lines))
 
 
 def test_watching_in_json_is_a_line_a_sample(firewall: Firewall, applied: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,8 +30,11 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class Column(NamedTuple):
+    """``gives_way``: cut, before others are touched, where a terminal is too narrow for the table."""
+
     title: str
     is_number: bool = False
+    gives_way: bool = False
 
 
 def print_table(app: App, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
@@ -60,10 +63,17 @@ def rich_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Tabl
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    one_gives_way = any(column.gives_way for column in columns)
     for column in columns:
-        table.add_column(column.title, justify="right" if column.is_number else "left")
+        justify: Literal["left", "right"] = "right" if column.is_number else "left"
+        table.add_column(column.title, justify=justify, no_wrap=one_gives_way and not column.gives_way)
     for row in rows:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        table.add_row(
+            *(
+                Text(cell, _STYLES.get(cell, ""), no_wrap=column.gives_way or None, overflow="ellipsis")
+                for column, cell in zip(columns, row, strict=True)
+            )
+        )
     return table
 
 

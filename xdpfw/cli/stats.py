@@ -10,9 +10,10 @@ import click
 
 from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, instance_options, json_option
+from xdpfw.errors import XdpfwError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from xdpfw.cli.output import Column
     from xdpfw.kernel.maps import Counter
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 REFRESH_S: Final = 1.0
 VIEWS: Final = ("rule", "reason", "interface", "set")
+HEADER_LINES: Final = 2  # of a table on a terminal
+
+
+class NothingInForceError(XdpfwError):
+    """There is nothing to tell of."""
+
+    exit_status = 1
 
 
 class Sample(NamedTuple):
@@ -42,9 +50,11 @@ def command(app: App, by: str, watch: bool, netns: str | None, instance: str | N
 
     Exact: each packet that the program saw is in one row of each view. Rules that only count stand apart.
 
+    Exit status 1 if nothing is in force.
+
     JSON, whatever --by: {"interfaces": {NAME: {"packets", "bytes", "verdicts"}}, "rules": [{"name", "packets",
-    "bytes", "action", "comment"}], "removed_rules", "reasons": {NAME: {"packets", "bytes"}}, "verdicts": {...}}; with
-    --watch one such object a line.
+    "bytes", "action", "comment"}], "removed_rules", "reasons": {NAME: {"packets", "bytes"}}, "verdicts": {...}, "sets":
+    [{"name", "packets", "bytes"}]}; with --watch one such object a line.
     """
     pins = app.pins(instance, netns)
     if watch:
@@ -58,12 +68,11 @@ def command(app: App, by: str, watch: bool, netns: str | None, instance: str | N
 
 
 def _sample(app: App, pins: Pins) -> Sample:
-    from xdpfw.errors import UsageError
     from xdpfw.observe.stats import Statistics
 
     statistics = Statistics.read(pins)
     if statistics is None:
-        raise UsageError(f"instance {pins.instance} has no firewall in force", hint="xdpfw apply RULES")
+        raise NothingInForceError(f"instance {pins.instance} has no firewall in force", hint="xdpfw apply RULES")
     return Sample(app.clock(), statistics)
 
 
@@ -106,15 +115,23 @@ def _live(app: App, by: str, samples: Iterator[tuple[Sample | None, Sample]]) ->
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(file=app.stdout), auto_refresh=False) as live:
+    console = Console(file=app.stdout)
+    with Live(console=console, auto_refresh=False) as live:
         for before, sample in samples:
-            live.update(_rich_table(by, sample, before), refresh=True)
+            live.update(_screen(by, sample, before, console.height), refresh=True)
 
 
-def _rich_table(by: str, sample: Sample, before: Sample | None) -> Table:
+def _screen(by: str, sample: Sample, before: Sample | None, height: int) -> RenderableType:
+    """The table, and where it has more rows than a terminal of ``height`` lines, how many are left out."""
+    from rich.console import Group
+
     from xdpfw.cli.output import rich_table
 
-    return rich_table(*_table(by, sample, before))
+    columns, rows = _table(by, sample, before)
+    if len(rows) <= height - HEADER_LINES:
+        return rich_table(columns, rows)
+    shown = rows[: max(height - HEADER_LINES - 1, 0)]
+    return Group(rich_table(columns, shown), f"... {len(rows) - len(shown)} more rows than this terminal has room for")
 
 
 def _table(by: str, sample: Sample, before: Sample | None) -> tuple[list[Column], list[Sequence[str]]]:
@@ -128,7 +145,7 @@ def _table(by: str, sample: Sample, before: Sample | None) -> tuple[list[Column]
     columns = [Column(by), *([Column(what)] if what else [])]
     columns += [Column(title, is_number=True) for title in ("packets", "bytes")]
     columns += [Column(title, is_number=True) for title in (("packets/s", "bytes/s") if before else ())]
-    columns += [Column("comment")] if has_comments else []
+    columns += [Column("comment", gives_way=True)] if has_comments else []
     cells = []
     for row in rows:
         counter = row.counter

@@ -109,6 +109,7 @@ class Statistics:
             "removed_rules": _json(removed),
             "reasons": {reason: _json(counter) for reason, counter in self.reasons.items()},
             "verdicts": {verdict: _json(counter) for verdict, counter in self.verdicts.items()},
+            "sets": [{"name": row.name, **_json(row.counter)} for row in self.by_set()],
         }
 
 
