@@ -58,6 +58,19 @@ def ports_of_a_host() -> ir.Policy:
     )
 
 
+def hosts_of_networks() -> ir.Policy:
+    """Networks with 17 to 50 wide sources each, and hosts in them: what is left of a host's row is its network's."""
+    matches = []
+    for i in range(12):
+        network = 10 << 24 | i << 16
+        for j in range(17 + 3 * i):
+            wide = v4(Range(j << 26, (j << 26) + (3 << 24) - 1))
+            matches.append(Match(src=wide, dst=v4(prefix(network, 16)), proto=one(6)))
+        for host in (0x7FFF, 0xFFFF):
+            matches.append(Match(dst=v4(prefix(network + host, 32)), proto=one(17), dport=one(53)))
+    return numbered(matches)
+
+
 def ports_of_all_hosts() -> ir.Policy:
     """2,000 port rules without an address."""
     return numbered(Match(proto=one(6 if i % 2 else 17), dport=one(i * 31 % 65536)) for i in range(2000))
@@ -136,6 +149,7 @@ LARGE: Final[dict[str, Callable[[], ir.Policy]]] = {
         prefix_sets,
         port_sets,
         ports_of_a_host,
+        hosts_of_networks,
         ports_of_all_hosts,
         nested,
         crossing,

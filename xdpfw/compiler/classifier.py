@@ -98,7 +98,7 @@ class _Builder:
         members = self._by_condition(group, direction)
         space = self.grouping.directions[direction].space
         rows = {}
-        for active in set(space.v4.narrow) | set(space.v6.narrow):
+        for active in dict.fromkeys((*space.v4.narrow, *space.v6.narrow)):
             found = [i for condition in active for i in members.get(condition, ())]
             rows[active] = self.row_table.reference(self._entries(found, other))
         return rows

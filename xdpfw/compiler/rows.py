@@ -49,6 +49,7 @@ class RowTable:
         self._entries: list[tuple[int, int, int, int]] = []
         self._dispatch: list[int] = []
         self._reference: dict[Row, int] = {}
+        self._list_reference: dict[Row, int] = {}
         self._dispatch_base: dict[tuple[int, ...], int] = {}
         self._implies: dict[tuple[int, int], bool] = {}
 
@@ -88,13 +89,15 @@ class RowTable:
         return tuple(kept)
 
     def _list(self, row: Row) -> int:
+        """The reference of a row as a list; never that of a dispatch table, which the kernel resolves only once."""
         if not row:
             return 0
         if len(row) > Limit.MAX_ROW_ENTRIES:
             raise RowTooLongError(row)
-        first = len(self._entries)
-        self._entries += [(*entry, int(i == len(row) - 1)) for i, entry in enumerate(row)]
-        return first + 1
+        if row not in self._list_reference:
+            self._list_reference[row] = len(self._entries) + 1
+            self._entries += [(*entry, int(i == len(row) - 1)) for i, entry in enumerate(row)]
+        return self._list_reference[row]
 
     def _left(self, row: Row, possible: int) -> Row:
         """What is left of a row where only these predicates may still hold."""
@@ -124,13 +127,9 @@ class RowTable:
                 best = longest, number, rows
         assert best is not None
         longest, number, rows = best
-        references = []
-        for rest in rows:
-            if rest not in self._reference:
-                self._reference[rest] = self._list(self._prune(rest))
-            references.append(self._reference[rest])
-        key_references = tuple(references)
-        base = self._dispatch_base.setdefault(key_references, len(self._dispatch))
+        laid = {rest: self._list(self._prune(rest)) for rest in dict.fromkeys(rows)}
+        references = tuple(laid[rest] for rest in rows)
+        base = self._dispatch_base.setdefault(references, len(self._dispatch))
         if base == len(self._dispatch):
             self._dispatch += references
         return RowReference.ROW_DISPATCH | number << RowReference.ROW_GROUP_SHIFT | base
