@@ -21,7 +21,7 @@ from xdpfw.errors import AttachError, UsageError
 from xdpfw.kernel.features import strips_vlan_tags
 from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
-from xdpfw.kernel.pins import Pins
+from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.program import Generation, Program
 from xdpfw.observe import metadata, totals
 from xdpfw.observe.metadata import InterfaceMeta, Metadata, RuleMeta, SetMeta
@@ -31,7 +31,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a policy was read from: its file as the user named it, all files' texts, and the digest over them."""
+    """What a policy was read from: the path of its file, all files' texts (its own first), and the digest over them."""
 
     file: str
     files: dict[str, str]
@@ -94,7 +94,7 @@ class Controller:
 
         Raises UsageError where the instance has nothing, KernelError.
         """
-        if not self._pins.root.exists():
+        if self._pins.instance not in instances(self._pins.bpffs):
             raise UsageError(f"instance {self._pins.instance} has no firewall in force")
         with self._pins.lock():
             names = sorted(self._pins.links())

@@ -186,6 +186,13 @@ def test_bpffs_is_mounted_where_it_is_not(fresh_mount_point: Path) -> None:
     assert mounts.count(f" {fresh_mount_point} ") == 1
 
 
+def test_a_read_only_bpffs_is_told_before_anything_is_done(fresh_mount_point: Path) -> None:
+    subprocess.run(["mount", "-t", "bpf", "-o", "ro", "bpf", str(fresh_mount_point)], check=True, timeout=10)
+    words = rf"write to {fresh_mount_point}: Read-only file system \(mount -o remount,rw {fresh_mount_point}\)"
+    with pytest.raises(KernelError, match=words), Pins("default", fresh_mount_point).lock():
+        pass
+
+
 def test_a_place_that_cannot_be_mounted_on_is_named_with_the_command(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     with (

@@ -135,9 +135,11 @@ class Pins:
     def lock(self) -> Iterator[None]:
         """Keeps other writers of this instance out; makes its directories. A lock ends with its process.
 
-        Raises KernelError: EAGAIN where another process has it.
+        Raises KernelError: EAGAIN where another process has it, EROFS where nothing can be written.
         """
         ensure_bpffs(self.bpffs)
+        if os.statvfs(self.bpffs).f_flag & os.ST_RDONLY:
+            raise KernelError("write to", str(self.bpffs), errno.EROFS, hint=f"mount -o remount,rw {self.bpffs}")
         descriptor = self._lock()
         try:
             for directory in (self._generations_directory, self.links_directory):
@@ -162,6 +164,8 @@ class Pins:
                 descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:  # another process has just removed it
                 continue
+            except OSError as error:
+                raise _refusal("open", self.root, error) from None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is(descriptor, self.root):
@@ -202,7 +206,7 @@ def _make(directory: Path) -> None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise KernelError("make directory", str(directory), error.errno or 0, hint="this takes root") from None
+        raise _refusal("make directory", directory, error) from None
 
 
 def _names(directory: Path) -> list[str]:
@@ -211,7 +215,12 @@ def _names(directory: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise KernelError("list", str(directory), error.errno or 0, hint="this takes root") from None
+        raise _refusal("list", directory, error) from None
+
+
+def _refusal(operation: str, path: Path, error: OSError) -> KernelError:
+    hint = "this takes root" if isinstance(error, PermissionError) else None
+    return KernelError(operation, str(path), error.errno or 0, hint=hint)
 
 
 def _interface(name: str) -> str:
