@@ -51,7 +51,16 @@ class App:
         self.say(json.dumps(value, indent=indent, ensure_ascii=False))
 
     def pins(self, instance: str | None, netns: str | None) -> Pins:
-        """The pins of an instance: the one named, else that of the namespace, else the default."""
-        from xdpfw.kernel.pins import Pins
+        """The pins of an instance: the one named, else that of the namespace, else the default.
 
-        return Pins(instance or netns or DEFAULT_INSTANCE, self.bpffs)
+        Raises KernelError where neither the instance nor the namespace exists. One of a namespace that is gone can
+        still be told of and detached.
+        """
+        from xdpfw.kernel.interface import check_namespace
+        from xdpfw.kernel.pins import Pins, instances
+
+        name = instance or netns or DEFAULT_INSTANCE
+        pins = Pins(name, self.bpffs)
+        if netns is not None and name not in instances(self.bpffs):
+            check_namespace(netns)
+        return pins

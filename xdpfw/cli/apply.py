@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -72,7 +73,7 @@ def command(
                 print_result(app, file.policy, result)
             app.say(f"nothing is changed: {len(failed)} of {len(results)} tests failed (--skip-tests overrides)")
         return 1
-    source = Source(rules, dict(file.sources.files), file.sources.digest)
+    source = Source(os.path.abspath(rules), dict(file.sources.files), file.sources.digest)
     applied = Controller(app.pins(instance, netns), netns, app.clock).apply(file.policy, image, source)
     notes = [*applied.notes, *not_in_force(file.policy), *_warnings(file.policy)]
     if as_json:

@@ -21,6 +21,18 @@ interface_option = click.option(
 )
 
 
+def _not_empty(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """An empty name would be taken for none, and the command would change another firewall than was meant."""
+    if value == "":
+        raise click.BadParameter("a name is expected, and this is empty; perhaps a shell variable is not set")
+    return value
+
+
+netns_option = click.option(
+    "--netns", metavar="NS", callback=_not_empty, help="The network namespace that the interfaces are in."
+)
+
+
 def rules_argument(command: F) -> F:
     return click.argument("rules", metavar="RULES", type=click.Path())(command)
 
@@ -28,9 +40,12 @@ def rules_argument(command: F) -> F:
 def instance_options(command: F) -> F:
     """``netns`` and ``instance``, each None where it is not given."""
     command = click.option(
-        "--instance", metavar="NAME", help='Which firewall; by default that of --netns, else "default".'
+        "--instance",
+        metavar="NAME",
+        callback=_not_empty,
+        help='Which firewall; by default that of --netns, else "default".',
     )(command)
-    return click.option("--netns", metavar="NS", help="The network namespace that the interfaces are in.")(command)
+    return netns_option(command)
 
 
 def examples(*lines: str) -> str:

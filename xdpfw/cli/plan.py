@@ -61,8 +61,8 @@ def _in_force(pins: Pins) -> Snapshot | None:
     if number is None:
         return None
     directory = pins.generation(number)
-    sources = Sources.from_bundle(metadata.read_source(directory))
-    loaded = load(metadata.read(directory).policy_file, sources)
+    files = metadata.read_source(directory)
+    loaded = load(next(iter(files)), Sources.from_bundle(files))
     return Snapshot(lower(loaded), loaded.sets)
 
 

@@ -13,7 +13,7 @@ import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from xdpfw.errors import AttachError, KernelError
 from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, libc, object_info, options, program_name, take_log
@@ -79,17 +79,26 @@ def namespace(name: str | None) -> Iterator[None]:
         return
     with contextlib.ExitStack() as opened:
         home = opened.enter_context(open("/proc/thread-self/ns/net", "rb"))
-        try:
-            target = opened.enter_context(open(NAMESPACES / name, "rb"))
-        except OSError as error:
-            known = ", ".join(sorted(path.name for path in NAMESPACES.glob("*"))) or "none"
-            hint = f"ip netns add {name} makes it; there are: {known}"
-            raise KernelError("open", f"network namespace {name}", error.errno or 0, hint=hint) from None
+        target = opened.enter_context(_open_namespace(name))
         _enter(target.fileno(), f"network namespace {name}")
         try:
             yield
         finally:
             _enter(home.fileno(), "the network namespace of before")
+
+
+def check_namespace(name: str) -> None:
+    """Raises KernelError where there is no network namespace ``/run/netns/NAME``."""
+    _open_namespace(name).close()
+
+
+def _open_namespace(name: str) -> BinaryIO:
+    try:
+        return open(NAMESPACES / name, "rb")
+    except OSError as error:
+        known = ", ".join(sorted(path.name for path in NAMESPACES.glob("*"))) or "none"
+        hint = f"ip netns add {name} makes it; there are: {known}"
+        raise KernelError("open", f"network namespace {name}", error.errno or 0, hint=hint) from None
 
 
 def _enter(fd: int, label: str) -> None:

@@ -50,7 +50,7 @@ class SetMeta:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """``applied_at`` is in seconds since the epoch; the digests are SHA-256 in hex.
+    """``policy_file`` is an absolute path, ``applied_at`` in seconds since the epoch; the digests are SHA-256 in hex.
 
     ``interfaces``, ``rules`` and ``targets`` (the interface indexes that rules redirect to) are in the order of the
     numbers that the data plane knows them by.
@@ -102,7 +102,7 @@ def read(directory: Path) -> Metadata:
 
 
 def read_source(directory: Path) -> dict[str, str]:
-    """The policy's files, path as given -> text. Raises KernelError."""
+    """The policy's files, itself first: path as given -> text. Raises KernelError."""
     with Blob.open(str(directory / SOURCE)) as blob:
         files: dict[str, str] = json.loads(zlib.decompress(blob.read()))
     return files
