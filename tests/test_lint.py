@@ -112,6 +112,14 @@ def test_an_exception_leaves_its_packets_to_later_rules(rule: str, covered: bool
     assert unreached(first, rule) == ({"r1": ("r0",)} if covered else {})
 
 
+def test_the_multicast_bit_is_no_prefix() -> None:
+    """Whether such a mask overlaps other addresses is not known, so that nothing is said of what it leaves."""
+    group = "{dst_mac: '01:00:00:00:00:00/01:00:00:00:00:00'}"
+    assert unreached(f"except: {group}, action: pass", "action: drop") == {}
+    assert unreached(f"except: {group}, action: pass", f"match: {group}, action: drop") == {}
+    assert unreached(f"match: {group}, action: pass", f"match: {group}, action: drop") == {"r1": ("r0",)}
+
+
 def test_empty_sets_are_no_trouble() -> None:
     head = "sets: {nobody: {type: prefix, elements: []}}\n"
     rules = ["match: {src: '@nobody'}, action: drop", "except: {src: '@nobody'}, action: drop", "action: pass"]

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family, Fragment, IcmpMessage, Match, Range, Ranges
 from xdpfw.compiler.ranges import intersect
-from xdpfw.compiler.regions import Region, Regions, is_within
+from xdpfw.compiler.regions import Region, Regions, are_apart, is_within
 from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS
 
 _SHOWN_NAMES: Final = 4
@@ -161,7 +161,7 @@ class _Lint:
         taker_unless = self.takers[number].unless
         assert taker_unless is not None
         for field, values in taker_unless.items():
-            if not values or (field in packets and not intersect(packets[field], values)):
+            if not values or (field in packets and are_apart(field, packets[field], values)):
                 return True
         # What it leaves, the rule itself leaves, too.
         return own is not None and all(

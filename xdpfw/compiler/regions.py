@@ -164,6 +164,13 @@ def _narrow(region: Region, field: str, values: Ranges) -> None:
         region[field] = intersect(present, values)
 
 
+def are_apart(field: str, a: Ranges, b: Ranges) -> bool:
+    """True if no packet has a value of this field in both. Of odd MAC masks that cannot be said."""
+    if field in ("src_mac", "dst_mac") and any(values and values[-1].low >= ODD_MASK_BASE for values in (a, b)):
+        return False
+    return not intersect(a, b)
+
+
 def _families(addresses: Ranges) -> Ranges:
     """Sets may be empty; those of IPv4 come first."""
     if not addresses:
