@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage
-from xdpfw.errors import AttachError, UsageError
+from xdpfw.errors import AttachError, KernelError, Position, UsageError
 from xdpfw.kernel.features import strips_vlan_tags
 from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
@@ -65,10 +65,8 @@ class Controller:
         """
         with self._pins.lock(), namespace(self._netns), contextlib.ExitStack() as opened:
             state = _State.read(self._pins, opened)
-            interfaces = [find(interface.name) for interface in policy.interfaces]
-            for interface, info in zip(policy.interfaces, interfaces, strict=True):
-                _check_free(interface, info, state)
-            targets = [find(name).ifindex for name in image.targets]
+            interfaces = [self._find_free(interface, state) for interface in policy.interfaces]
+            targets = [_find_target(policy, name) for name in image.targets]
             meta = self._metadata(policy, image, source, interfaces, targets)
             notes = _vlan_notes(policy, interfaces)
             if state.number is not None and self._is_in_force(state, meta):
@@ -104,6 +102,23 @@ class Controller:
                         link.detach()
             self._pins.remove()
         return names
+
+    def _find_free(self, interface: ir.Interface, state: _State) -> InterfaceInfo:
+        """Refuses before anything is loaded what would fail later."""
+        with _told_at(interface.position):
+            info = find(interface.name)
+            held = state.links.get(info.ifindex)
+            if held is None or held.link.program_id not in state.programs:
+                if info.attached is not None:
+                    raise AttachError("attach to", info.name, errno.EBUSY, hint=_holder(self._pins, info))
+                return info
+            mode = info.attached.mode if info.attached else None
+            if mode is not None and interface.mode not in (ir.AttachMode.AUTO, mode):
+                raise UsageError(
+                    f"{info.name} runs in {mode} mode and the policy asks for {interface.mode}",
+                    hint="a change of mode takes the firewall off for a moment: xdpfw detach, then apply",
+                )
+            return info
 
     def _is_in_force(self, state: _State, meta: Metadata) -> bool:
         assert state.number is not None
@@ -155,7 +170,8 @@ class Controller:
                 if held is None:
                     pin = self._pins.link(info.name)
                     undo.callback(pin.unlink, missing_ok=True)
-                    attachment = attach(info, program, interface.mode)
+                    with _told_at(interface.position):
+                        attachment = attach(info, program, interface.mode)
                     # A link that is not pinned ends with its only descriptor.
                     with attachment.link as link:
                         link.pin(str(pin))
@@ -163,7 +179,8 @@ class Controller:
                     continue
                 before = state.programs[held.link.program_id].program
                 undo.callback(_put_back, held.link, program, before)
-                held.link.replace(before, program)
+                with _told_at(interface.position):
+                    held.link.replace(before, program)
             undo.pop_all()
         return tuple(notes)
 
@@ -259,19 +276,32 @@ def _put_back(link: Link, program: Program, before: Program) -> None:
         link.replace(program, before)
 
 
-def _check_free(interface: ir.Interface, info: InterfaceInfo, state: _State) -> None:
-    """Refuses before anything is loaded what would fail later."""
-    held = state.links.get(info.ifindex)
-    if held is None or held.link.program_id not in state.programs:
-        if info.attached is not None:
-            raise AttachError("attach to", info.name, errno.EBUSY, hint=foreign_hint(info))
-        return
-    mode = info.attached.mode if info.attached else None
-    if mode is not None and interface.mode not in (ir.AttachMode.AUTO, mode):
-        raise UsageError(
-            f"{info.name} runs in {mode} mode and the policy asks for {interface.mode}",
-            hint="a change of mode takes the firewall off for a moment: xdpfw detach, then apply",
-        )
+@contextlib.contextmanager
+def _told_at(position: Position | None) -> Iterator[None]:
+    """Refusals in the context are about what the policy has at this place."""
+    try:
+        yield
+    except (AttachError, UsageError) as error:
+        error.position = position
+        raise
+
+
+def _find_target(policy: ir.Policy, name: str) -> int:
+    """The index of an interface that rules redirect to. Raises AttachError, at the first of them."""
+    with _told_at(next((rule.position for rule in policy.rules if rule.action.interface == name), None)):
+        return find(name).ifindex
+
+
+def _holder(pins: Pins, info: InterfaceInfo) -> str:
+    """What is known of the program on an interface that is not this instance's."""
+    holder = None if info.attached is None else (info.ifindex, info.attached.program_id)
+    for other in instances(pins.bpffs):
+        with contextlib.suppress(KernelError):  # it may be detached meanwhile
+            for path in Pins(other, pins.bpffs).links().values():
+                with Link.open(str(path)) as link:
+                    if (link.ifindex, link.program_id) == holder:
+                        return f"instance {other} of xdpfw is on it: xdpfw detach --instance {other} takes it off"
+    return foreign_hint(info)
 
 
 def _modes(interfaces: list[InterfaceInfo]) -> dict[str, str]:

@@ -30,7 +30,10 @@ class Position:
 
 
 class XdpfwError(Exception):
-    """The root: catching it catches all that a user can be told."""
+    """The root: catching it catches all that a user can be told.
+
+    ``position``, where it is known, is the place in the policy that asks for what went wrong.
+    """
 
     exit_status = 3
 
@@ -38,9 +41,11 @@ class XdpfwError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.position: Position | None = None
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        text = f"{self.message} ({self.hint})" if self.hint else self.message
+        return f"{self.position}: {text}" if self.position else text
 
 
 class UsageError(XdpfwError):
@@ -69,10 +74,6 @@ class PolicyError(XdpfwError):
         super().__init__(message, hint=hint)
         self.position = position
         self.others = tuple(others)
-
-    def __str__(self) -> str:
-        text = super().__str__()
-        return f"{self.position}: {text}" if self.position else text
 
 
 class CapacityError(PolicyError):

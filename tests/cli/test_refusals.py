@@ -54,3 +54,41 @@ def test_the_path_of_the_policy_is_absolute(
     assert firewall("apply", path.name).status == 0
     assert firewall("status", "--json").json["policy_file"] == str(path)
     assert not firewall("plan", path.name, "--json").json["changes"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            ("veth0", "veth9"),
+            ":2:14: interface veth9 does not exist here (did you mean veth0? interfaces here: lo, veth0)",
+        ),
+        (
+            ("action: pass", "action: {redirect: veth9}"),
+            ":7:5: interface veth9 does not exist here (did you mean veth0? interfaces here: lo, veth0)",
+        ),
+    ],
+)
+def test_apply_says_where_the_policy_names_what_does_not_exist(
+    firewall: Firewall, write: Callable[[str], Path], change: tuple[str, str], expected: str
+) -> None:
+    path = write(POLICY.replace(*change))
+    ran = firewall("apply", path, "--skip-tests")
+    assert (ran.status, ran.err) == (3, f"{path}{expected}\n")
+
+
+def test_apply_names_the_instance_that_has_the_interface(firewall: Firewall, applied: Path) -> None:
+    other = f"{firewall.instance}-other"
+    ran = firewall.run("apply", applied, "--netns", firewall.pair.namespace, "--instance", other)
+    assert ran.status == 3
+    assert ran.err.startswith(f"{applied}:2:14: attach to veth0: Device or resource busy ")
+    assert f"instance {firewall.instance} of xdpfw is on it: xdpfw detach --instance {firewall.instance}" in ran.err
+    assert firewall.run("detach", "--instance", other).status == 2
+
+
+def test_a_change_of_mode_is_refused_where_the_policy_asks_for_it(
+    firewall: Firewall, applied: Path, write: Callable[[str], Path]
+) -> None:
+    ran = firewall("apply", write(POLICY.replace("veth0: {}", "veth0: {mode: generic}")))
+    assert ran.status == 2
+    assert ran.err.startswith(f"{applied}:2:14: veth0 runs in native mode and the policy asks for generic ")

@@ -24,7 +24,7 @@ BROKEN_PIPE: Final = 141  # 128 + SIGPIPE
 _EPILOG: Final = """\b
 Exit status:
   0  done
-  1  the answer is no: a test failed, a rule is never reached
+  1  the answer is no: a test failed, a rule is never reached, nothing is in force
   2  the input is wrong
   3  the system refused
 
@@ -46,6 +46,16 @@ class CommandLine(click.Group):
         found = importlib.import_module(f"xdpfw.cli.{cmd_name}").command
         assert isinstance(found, click.Command)
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            from xdpfw.policy.names import nearest
+
+            if near := nearest(args[0], COMMANDS):
+                ctx.fail(f"No such command '{args[0]}'. Did you mean {near}?")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         app: App = ctx.obj or App.from_environment()
@@ -82,8 +92,7 @@ def messages(error: XdpfwError) -> Iterator[str]:
     """One message an error, all that were found in the same run."""
     others = error.others if isinstance(error, PolicyError) else ()
     for each in (error, *others):
-        has_position = isinstance(each, PolicyError) and each.position is not None
-        yield str(each) if has_position else f"xdpfw: {each}"
+        yield f"xdpfw: {each}" if each.position is None else str(each)
 
 
 @click.group(cls=CommandLine, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

@@ -165,6 +165,7 @@ class Allow:
 class Interface:
     name: str
     mode: AttachMode = AttachMode.AUTO
+    position: Position | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

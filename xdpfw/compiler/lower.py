@@ -72,7 +72,8 @@ class _Lowering:
         }
         return ir.Policy(
             interfaces=tuple(
-                ir.Interface(name, ir.AttachMode(interface.mode)) for name, interface in loaded.interfaces.items()
+                ir.Interface(name, ir.AttachMode(interface.mode), loaded.interface_positions[name])
+                for name, interface in loaded.interfaces.items()
             ),
             default=ir.Verdict(loaded.default),
             invalid=ir.Verdict(loaded.invalid),

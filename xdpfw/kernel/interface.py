@@ -116,7 +116,10 @@ def find(name: str) -> InterfaceInfo:
             found = route.link("get", ifname=name)[0]
         except NetlinkError as error:
             names = [message.get_attr("IFLA_IFNAME") for message in route.get_links()]
-            raise AttachError("find", f"interface {name}", error.code, hint=_names_near(name, names)) from None
+            missing = AttachError("find", f"interface {name}", error.code, hint=_names_near(name, names))
+            if error.code == errno.ENODEV:
+                missing.message = f"interface {name} does not exist here"
+            raise missing from None
         information = found.get_attr("IFLA_LINKINFO")
         return InterfaceInfo(
             name=found.get_attr("IFLA_IFNAME"),

@@ -46,6 +46,7 @@ class LoadedPolicy:
     """
 
     interfaces: dict[str, models.Interface]
+    interface_positions: dict[str, Position]
     default: str
     invalid: str
     allow: models.Allow
@@ -129,6 +130,7 @@ class _Loader:
         invalid = self.settings.get("invalid")
         return LoadedPolicy(
             interfaces={name: found for name, found in self.interfaces.items() if found is not None},
+            interface_positions={name: at for (kind, name), at in self.taken.items() if kind == "interface"},
             default=self.settings["default"].value,
             invalid="drop" if invalid is None else invalid.value,
             allow=models.Allow(**{key: found.value for key, found in allow.items() if found is not None}),
@@ -196,12 +198,12 @@ class _Loader:
         model = self._validated(models.Set, place.node(), place)
         if model is None:
             return None
-        loaded = LoadedSet(name, model.type, place)
+        path = None if model.file is None else _beside(place.file, model.file)
+        loaded = LoadedSet(name, model.type, place, path)
         before = len(self.errors)
-        if model.file is None:
+        if path is None:
             loaded.add_elements(model.elements or (), self.errors)
         else:
-            path = _beside(place.file, model.file)
             try:
                 loaded.add_lines(self.sources.read(path, named_at=place.position("file")), path, self.errors)
             except PolicyError as error:
