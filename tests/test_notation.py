@@ -177,7 +177,7 @@ def test_packets_of_captures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "column", "message"),
     [
-        ("", 1, "the packet ends where a packet should follow"),
+        ("", 1, "there is no packet (such as tcp "),
         ("tpc 1.2.3.4:1 > 5.6.7.8:2", 1, '"tpc" begins no packet (one of ah, arp, dccp'),
         ("abc", 1, "the hex frame has 3 digits, an odd number"),
         ("pcap:x", 1, '"pcap:x" names no packet of a capture (pcap:FILE#N, N from 1)'),

@@ -109,6 +109,8 @@ def parse_packet(text: str, *, base_dir: Path = Path(), position: Position | Non
     ``base_dir`` is what the FILE of ``pcap:`` is relative to, ``position`` that of the text's first character.
     Raises PolicyError with the position of the offending word.
     """
+    if not text.strip():
+        raise PolicyError("there is no packet", position, hint="such as tcp 198.51.100.7:40000 > 203.0.113.1:22 S")
     if text.strip().startswith("pcap:"):
         return _from_capture(text.strip(), base_dir, position)
     digits = re.sub(r"[\s:]", "", text.strip().removeprefix("0x"))

@@ -107,7 +107,11 @@ def _protocol_faults(where: str, match: Match, protocols: tuple[Protocol, ...] |
         if getattr(match, field) is None:
             continue
         if numbers is None or not numbers & {ICMP, ICMPV6}:
-            yield Fault((where, field), f"needs proto icmp or icmpv6, and the rule has {written}")
+            yield Fault(
+                (where, field),
+                f"needs proto icmp or icmpv6, and the rule has {written}",
+                "write proto: [icmp, icmpv6] or one of them",
+            )
         else:
             yield from _icmp_faults(where, field, match, numbers)
 

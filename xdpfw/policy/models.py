@@ -26,7 +26,7 @@ class UnsupportedKeyError(NotationError):
 
 def _not_empty(value: object) -> object:
     if isinstance(value, list) and not value:
-        raise NotationError("is an empty list")
+        raise NotationError("is an empty list", hint="write one entry or more")
     return value
 
 

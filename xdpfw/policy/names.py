@@ -341,8 +341,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that ``name`` most likely was meant to be, if one is near."""
     known = tuple(known)
     longer = [each for each in known if len(name) > 1 and each.startswith(name.lower())]
-    found = longer or difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    return found[0] if found else None
+    if longer:
+        return longer[0]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
+    # Of those that are equally near, the one with the same first letter: dst_port is dport, and not sport.
+    return max(near, default=None, key=lambda each: (_likeness(name, each), each[:1] == name[:1].lower()))
+
+
+def _likeness(name: str, known: str) -> float:
+    return difflib.SequenceMatcher(None, known, name.lower()).ratio()
 
 
 def suggestion(name: str, known: Iterable[str], *, form: str = "{}") -> str | None:

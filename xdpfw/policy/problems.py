@@ -79,13 +79,16 @@ def _translated(details: ErrorDetails, place: Place, model: type[BaseModel]) -> 
         )
     match details["type"]:
         case "missing":
-            return place.error(f"has no {steps[-1]}" if place.subject else f"{steps[-1]} is missing", *steps[:-1])
+            if place.subject:
+                return place.error(f"has no {steps[-1]}", *steps[:-1])
+            hint = f"add version: {models.LANGUAGE_VERSION}"  # the one key that every file has
+            return place.error(f"{steps[-1]} is missing", *steps[:-1], hint=hint)
         case "extra_forbidden":
             return _unknown_key(str(steps[-1]), steps[:-1], place, model)
         case "model_type" | "model_attributes_type" | "dict_type":
-            return place.error("is not a mapping of keys to values", *steps)
+            return place.error("is not a mapping of keys to values", *steps, hint="write it as {key: value}")
         case "tuple_type" | "list_type":
-            return place.error("is not a list", *steps)
+            return place.error("is not a list", *steps, hint="write it as [one, another]")
         case other:
             raise AssertionError(f"pydantic error {other} has no translation")
 
