@@ -52,6 +52,16 @@ def test_rules_that_are_never_reached_are_status_1(run: Run, write: Callable[[st
     ]
 
 
+def test_a_set_whose_file_has_no_entries_is_told(run: Run, write: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("# gone\n")
+    sets = "sets: {bad: {type: prefix, file: list.txt}, none: {type: prefix, elements: []}}\nrules:\n"
+    ran = run("check", write(POLICY.replace("rules:\n", sets)))
+    assert ran.status == 0
+    assert [line for line in ran.lines if "empty" in line] == [
+        f"set bad is empty: {tmp_path / 'list.txt'} has no entries"
+    ]
+
+
 def test_a_wrong_packet_in_a_test_is_found_at_its_word(run: Run, write: Callable[[str], Path]) -> None:
     path = write(POLICY.replace("203.0.113.1:80 S", "203.0.113.1:80 X"))
     ran = run("check", path)

@@ -12,6 +12,7 @@ from xdpfw.cli.options import examples, json_option, rules_argument
 
 if TYPE_CHECKING:
     from xdpfw.errors import PolicyError, Position
+    from xdpfw.policy.load import LoadedPolicy
 
 
 @click.command(short_help="Validate and lint a policy.", epilog=examples("xdpfw check edge.yaml"))
@@ -27,7 +28,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
     "file", "line", "column", "message"}], "notes": [...]} and, where there are no errors, "interfaces", "rules", "sets"
     and "tests", the number of each.
     """
-    from xdpfw.cli.output import working
+    from xdpfw.cli.output import count_text, working
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.lint import never_reached
@@ -47,7 +48,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
             found = [_error(each) for each in (error, *error.others)]
             app.say_json({"ok": False, "errors": found, "lints": [], "notes": []})
         raise
-    notes = not_in_force(policy)
+    notes = [*not_in_force(policy), *_empty_files(policy_file.loaded)]
     counts = {
         "interfaces": len(policy.interfaces),
         "rules": len(policy.rules),
@@ -71,10 +72,19 @@ def command(app: App, rules: str, as_json: bool) -> int:
             app.say(f"{each.rule.position}: {each}", colour="yellow")
         for note in notes:
             app.say(note)
-        size = ", ".join(f"{count} {what if count != 1 else what[:-1]}" for what, count in counts.items())
+        size = ", ".join(count_text(count, what.removesuffix("s")) for what, count in counts.items())
         state, colour = (f"{len(unreached)} never reached", "red") if unreached else ("ok", "green")
         app.say(f"{rules}: {state} ({size})", colour=colour)
     return 1 if unreached else 0
+
+
+def _empty_files(loaded: LoadedPolicy) -> list[str]:
+    """A set without elements is meant so; one whose file has none may have lost them."""
+    return [
+        f"set {each.name} is empty: {each.file} has no entries"
+        for each in loaded.sets.values()
+        if each.file is not None and not each.entries
+    ]
 
 
 def _error(error: PolicyError) -> dict[str, Any]:

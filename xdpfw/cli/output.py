@@ -89,6 +89,11 @@ def working(app: App, text: str) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
+def count_text(count: int, what: str) -> str:
+    """``1 packet``, ``2 packets``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def bytes_text(number: float) -> str:
     """``1.5 MiB``; whole bytes below 1 KiB."""
     power = min((int(number).bit_length() - 1) // 10, len(_UNITS) - 1) if number >= 1024 else 0

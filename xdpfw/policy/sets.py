@@ -18,11 +18,15 @@ MAX_ERRORS_PER_FILE: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class LoadedSet:
-    """``v4`` and ``v6`` (host-order integers) for ``kind`` prefix, ``ports`` for kind port; in order of the text."""
+    """``v4`` and ``v6`` (host-order integers) for ``kind`` prefix, ``ports`` for kind port; in order of the text.
+
+    ``file`` is the one that the entries are from, None for entries of the policy itself.
+    """
 
     name: str
     kind: str
     place: Place
+    file: str | None = None
     v4: list[tuple[int, int]] = field(default_factory=list)
     v6: list[tuple[int, int]] = field(default_factory=list)
     ports: list[Span] = field(default_factory=list)
