@@ -212,7 +212,9 @@ def test_the_offset_is_that_of_what_is_cut(tmp_path: Path) -> None:
     path.write_bytes(pcap(FRAME, FRAME)[:-10])
     frames, error = read_until_error(path)
     assert len(frames) == 1
-    assert error == f"{path}: byte {24 + 16 + 60 + 16}: packet 2 is cut short: 50 of 60 bytes"
+    place = f"{path}: byte {24 + 16 + 60 + 16}"
+    hint = "the file is damaged or not whole: copy or capture it again"
+    assert error == f"{place}: packet 2 is cut short: 50 of 60 bytes ({hint})"
 
 
 @pytest.mark.parametrize(
@@ -227,7 +229,10 @@ def test_the_offset_is_that_of_what_is_cut(tmp_path: Path) -> None:
         (section()[:8] + bytes(20), "byte 8: 00 00 00 00 tells no byte order"),
         (section() + block(1, b""), "byte 28: 8 bytes stand in a block that has 0 left"),
         (section() + interface(options=b"\x02\x00\xff\xff"), "byte 28: 65535 bytes stand in a block that has 0 left"),
-        (b"\x1f\x8b\x08\x00", "byte 0: a file that begins with 1f 8b 08 00 is no capture (pcap or pcapng)"),
+        (
+            b"\x1f\x8b\x08\x00",
+            "byte 0: a file that begins with 1f 8b 08 00 is no capture, pcap or pcapng (write one with tcpdump",
+        ),
         (b"", "byte 0: the file ends where the file header should begin"),
     ],
 )

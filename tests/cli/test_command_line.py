@@ -7,12 +7,13 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import POLICY, Run
 from xdpfw.cli import COMMANDS
 
 ENTRY = (sys.executable, "-c", "from xdpfw.cli import main; main()")
@@ -51,6 +52,26 @@ def test_a_wrong_command_line_is_status_2(run: Run, arguments: list[str]) -> Non
     ran = run(*arguments)
     assert ran.status == 2
     assert "Usage:" in ran.out + ran.err
+
+
+def test_a_command_that_is_nearly_one_is_told_which(run: Run) -> None:
+    ran = run("explian", "a", "b")
+    assert ran.status == 2
+    assert "No such command 'explian'. Did you mean explain?" in ran.err
+    assert "mean" not in run("no-such-command").err
+
+
+@pytest.mark.needs("privileges")
+@pytest.mark.parametrize("command", ["check", "replay"])
+def test_a_file_that_may_not_be_read_is_told_as_any_other(run: Run, unprivileged: None, command: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # that of pytest is root's alone
+        rules, secret = Path(directory) / "p.yaml", Path(directory) / "secret"
+        rules.write_text(POLICY)
+        secret.touch(0)
+        ran = run("check", secret) if command == "check" else run("replay", rules, secret, "--reference")
+    assert ran.status == 2
+    assert ran.err.startswith("xdpfw: cannot read ")
+    assert ran.err.endswith(": Permission denied\n")
 
 
 def test_a_missing_file_is_status_2(run: Run) -> None:

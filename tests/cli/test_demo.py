@@ -59,4 +59,4 @@ def test_an_end_in_between_leaves_nothing(number: signal.Signals) -> None:
 def test_without_root_it_says_what_is_missing(run: Run, unprivileged: None) -> None:
     ran = run("demo")
     assert ran.status == 3
-    assert "run as root" in ran.err
+    assert "this takes root" in ran.err

@@ -101,6 +101,10 @@ def test_totals_of_a_replay(run: Run, policy: Path, capture: Callable[..., Path]
     assert lines[:4] == ["4 packets", "", "verdict  packets", "pass           3"]
 
 
+def test_one_packet_is_one_packet(run: Run, policy: Path, capture: Callable[..., Path]) -> None:
+    assert run("replay", policy, capture(*PACKETS[:1]), "--reference").lines[0] == "1 packet"
+
+
 @pytest.mark.parametrize("how", [BY_KERNEL, BY_REFERENCE])
 def test_a_line_a_packet(run: Run, policy: Path, capture: Callable[..., Path], how: list[str]) -> None:
     ran = run("replay", policy, capture(*PACKETS), "--per-packet", "--json", *how)

@@ -34,7 +34,7 @@ netns_option = click.option(
 
 
 def rules_argument(command: F) -> F:
-    return click.argument("rules", metavar="RULES", type=click.Path())(command)
+    return click.argument("rules", metavar="RULES", type=click.Path(readable=False))(command)
 
 
 def instance_options(command: F) -> F:

@@ -23,7 +23,7 @@ TOLD_EVERY: Final = 1000  # packets
     epilog=examples("xdpfw replay edge.yaml today.pcap", "xdpfw replay edge.yaml today.pcapng --per-packet --json"),
 )
 @rules_argument
-@click.argument("capture", metavar="PCAP", type=click.Path())
+@click.argument("capture", metavar="PCAP", type=click.Path(readable=False))
 @click.option("--per-packet", is_flag=True, help="A line for each packet instead of totals.")
 @reference_option
 @interface_option
@@ -35,11 +35,12 @@ def command(
     """Tell what RULES would do with each packet of PCAP, a pcap or pcapng file, by the program in the kernel.
 
     Packets of link types other than Ethernet get an Ethernet header if there is IP inside; others are skipped.
+    xdpfw sees what comes in: a capture taken on a host also has what it sends, unless it is taken by tcpdump -Q in.
 
     JSON: {"packets", "verdicts", "rules", "reasons", "details", "counted", "skipped", "cut"}; with --per-packet a line
     a packet: {"n", "verdict", "rule", "reason", "detail"}, all but n null for a packet that is skipped.
     """
-    from xdpfw.cli.output import working
+    from xdpfw.cli.output import count_text, working
     from xdpfw.cli.policyfile import PolicyFile, decider
     from xdpfw.errors import PolicyError
     from xdpfw.simulate.replay import Totals, replay
@@ -67,7 +68,7 @@ def command(
         kinds = ", ".join(f"{count} of link type {link_type}" for link_type, count in sorted(totals.skipped.items()))
         app.complain(f"skipped, as they have no Ethernet equivalent: {kinds}")
     if totals.cut:
-        app.complain(f"{totals.cut} packets are cut short in the capture, and were decided as they are there")
+        app.complain(f"cut short in the capture, and decided as they are there: {count_text(totals.cut, 'packet')}")
     if broken is not None:
         raise broken
 
@@ -85,12 +86,12 @@ def _print_packet(app: App, replayed: Replayed, as_json: bool) -> None:
 
 
 def _print_totals(app: App, totals: Totals, counted: dict[str, int], as_json: bool) -> None:
-    from xdpfw.cli.output import Column, print_table
+    from xdpfw.cli.output import Column, count_text, print_table
 
     if as_json:
         app.say_json({**totals.to_json(), "counted": counted})
         return
-    app.say(f"{totals.packets} packets")
+    app.say(count_text(totals.packets, "packet"))
     views = {
         "verdict": totals.verdicts,
         "reason": totals.details,

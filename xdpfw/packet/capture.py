@@ -62,7 +62,8 @@ def read_capture(path: Path) -> Iterator[CapturedFrame]:
             elif magic in _PCAP_MAGICS:
                 yield from _read_pcap(stream, *_PCAP_MAGICS[magic])
             else:
-                raise stream.error(f"a file that begins with {magic.hex(' ')} is no capture", 0, "pcap or pcapng")
+                message = f"a file that begins with {magic.hex(' ')} is no capture, pcap or pcapng"
+                raise stream.error(message, 0, "write one with tcpdump -w FILE")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise PolicyError(f"cannot read {path}: {reason}") from error
@@ -97,7 +98,9 @@ class _Stream:
         while size > 0:
             size -= len(self.take(min(size, SKIP_BYTES), what))
 
-    def error(self, message: str, at: int, hint: str | None = None) -> PolicyError:
+    def error(
+        self, message: str, at: int, hint: str = "the file is damaged or not whole: copy or capture it again"
+    ) -> PolicyError:
         return PolicyError(f"{self.name}: byte {at}: {message}", hint=hint)
 
 
