@@ -58,6 +58,7 @@ help: ## list the targets
 
 .PHONY: setup
 setup: test-packages $(STAMP) $(OBJECTS) $(BINDINGS) ## packages, .venv, BPF object and bindings: all that the rest needs
+	@echo "the command is $(BIN)/xdpfw"
 
 .PHONY: bpf
 bpf: $(OBJECTS) ## compile the BPF programs
