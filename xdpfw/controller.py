@@ -19,7 +19,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage
 from xdpfw.errors import AttachError, KernelError, Position, UsageError
 from xdpfw.kernel.features import strips_vlan_tags
-from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, name_of, namespace
+from xdpfw.kernel.interface import InterfaceInfo, Link, Mode, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.program import Generation, Program
@@ -68,7 +68,7 @@ class Controller:
             interfaces = [self._find_free(interface, state) for interface in policy.interfaces]
             targets = [_find_target(policy, name) for name in image.targets]
             meta = self._metadata(policy, image, source, interfaces, targets)
-            notes = _vlan_notes(policy, interfaces)
+            notes = _vlan_notes(policy, interfaces) + _generic_notes(policy, interfaces)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
@@ -307,6 +307,16 @@ def _holder(pins: Pins, info: InterfaceInfo) -> str:
 def _modes(interfaces: list[InterfaceInfo]) -> dict[str, str]:
     running = {info.name: attached(info.ifindex) for info in interfaces}
     return {name: str(found.mode) for name, found in running.items() if found is not None and found.mode is not None}
+
+
+def _generic_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
+    """Where ``auto`` has fallen back earlier: a link keeps its mode."""
+    return tuple(
+        f"{info.name} runs in generic mode (native is tried when the firewall is attached anew: "
+        "xdpfw detach, then apply)"
+        for interface, info in zip(policy.interfaces, interfaces, strict=True)
+        if interface.mode is ir.AttachMode.AUTO and info.attached and info.attached.mode is Mode.GENERIC
+    )
 
 
 def _vlan_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import Run
 from tests.cli.test_in_force import POLICY, Firewall, applied, firewall  # noqa: F401
-from tests.kernel.conftest import Pair
+from tests.kernel.conftest import Pair, ip
 
 pytestmark = pytest.mark.needs("privileges", "data plane", "bpffs")
 
@@ -92,3 +92,35 @@ def test_a_change_of_mode_is_refused_where_the_policy_asks_for_it(
     ran = firewall("apply", write(POLICY.replace("veth0: {}", "veth0: {mode: generic}")))
     assert ran.status == 2
     assert ran.err.startswith(f"{applied}:2:14: veth0 runs in native mode and the policy asks for generic ")
+
+
+def test_status_where_the_interface_is_gone(firewall: Firewall, applied: Path) -> None:
+    ip("-n", firewall.pair.namespace, "link", "delete", "veth0")
+    ran = firewall("status")
+    assert ran.status == 1
+    assert "in force    nowhere: no interface of the policy runs it (applied " in ran.out
+    assert "the interface is gone: xdpfw apply attaches a new one" in ran.out
+    assert firewall("status", "--json").status == 1
+    assert firewall("stats").status == 0
+
+
+def test_status_where_one_of_the_interfaces_is_gone(firewall: Firewall, write: Callable[[str], Path]) -> None:
+    ip("-n", firewall.pair.namespace, "link", "add", "veth1", "type", "veth", "peer", "peer1")
+    path = write(POLICY.replace("{veth0: {}}", "{veth0: {}, veth1: {}}"))
+    assert firewall("apply", path).status == 0
+    ip("-n", firewall.pair.namespace, "link", "delete", "veth1")
+    ran = firewall("status")
+    assert ran.status == 0
+    assert "in force    since " in ran.out
+    assert "the interface is gone" in ran.out
+
+
+def test_auto_that_is_left_in_generic_mode_is_told_each_time(firewall: Firewall, write: Callable[[str], Path]) -> None:
+    note = "veth0 runs in generic mode (native is tried when the firewall is attached anew: xdpfw detach, then apply)"
+    generic = write(POLICY.replace("veth0: {}", "veth0: {mode: generic}"))
+    assert note not in firewall("apply", generic).lines
+    auto = write(POLICY)
+    assert note in firewall("apply", auto).lines
+    again = firewall("apply", auto, "--json").json
+    assert not again["changed"]
+    assert note in again["notes"]

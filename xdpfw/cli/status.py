@@ -26,7 +26,7 @@ DIGEST_SHOWN = 12
 def command(app: App, netns: str | None, instance: str | None, as_json: bool) -> int:
     """Tell which policy is in force on which interfaces, since when, and how full its tables are.
 
-    Exit status 1 if nothing is in force.
+    Exit status 1 if nothing is in force, or none of the policy's interfaces runs it any more.
 
     JSON: {"instance", "generation", "policy_file", "source_digest", "applied_at", "netns", "rules", "sets",
     "interfaces": [{"name", "ifindex", "mode", "generation", "note"}], "fill": {NAME: {"used", "capacity"}},
@@ -47,17 +47,18 @@ def command(app: App, netns: str | None, instance: str | None, as_json: bool) ->
         app.say_json(status.to_json())
     else:
         _print(app, status)
-    return 0
+    return 0 if status.attached else 1
 
 
 def _print(app: App, status: Status) -> None:
     from xdpfw.cli.output import Column, bytes_text, print_table
 
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(status.applied_at))
+    applied = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(status.applied_at))
+    since = f"since {applied}, {_duration(app.clock() - status.applied_at)}"
     facts = {
         "instance": status.instance,
         "policy": f"{status.policy_file} (SHA-256 {status.source_digest[:DIGEST_SHOWN]}...)",
-        "in force": f"since {since}, {_duration(app.clock() - status.applied_at)}",
+        "in force": since if status.attached else f"nowhere: no interface of the policy runs it (applied {applied})",
         "generation": str(status.generation),
         "namespace": status.netns,
         "rules": str(status.rules),

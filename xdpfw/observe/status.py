@@ -68,6 +68,11 @@ class Status:
             kernel=platform.release(),
         )
 
+    @property
+    def attached(self) -> bool:
+        """True if an interface of the policy runs the firewall."""
+        return any(interface.generation is not None for interface in self.interfaces)
+
     def to_json(self) -> dict[str, Any]:
         fill = {name: level._asdict() for name, level in self.fill.items()}
         return {**asdict(self), "fill": fill, "pending_confirm": None}
