@@ -87,6 +87,39 @@ class Controller:
             self._retire(number, meta)
             return Applied(number, changed=True, modes=_modes(interfaces), notes=notes)
 
+    def foresee(self, policy: ir.Policy, image: MapImage) -> list[str]:
+        """A line for each thing of the system, not of the policy, that ``apply`` would refuse or change.
+
+        Changes nothing. Raises KernelError, where there is no such namespace among others.
+        """
+        found = []
+        with namespace(self._netns), contextlib.ExitStack() as opened:
+            try:
+                state = _State.look(self._pins, opened)
+            except UsageError as error:
+                return [f"apply would refuse: {error}"]
+            before = None if state.number is None else metadata.read(self._pins.generation(state.number))
+            known = {interface.name: interface.ifindex for interface in before.interfaces} if before else {}
+            for interface in policy.interfaces:
+                try:
+                    info = self._find_free(interface, state)
+                except (AttachError, UsageError) as error:
+                    found.append(f"apply would refuse: {error}")
+                    continue
+                if info.name in known and info.ifindex not in state.links:
+                    why = "the firewall is not on it" if known[info.name] == info.ifindex else "it was created anew"
+                    found.append(f"apply would attach to {info.name} again: {why}")
+            targets = []
+            for name in image.targets:
+                try:
+                    targets.append(_find_target(policy, name))
+                except AttachError as error:
+                    found.append(f"apply would refuse: {error}")
+            is_same = before is not None and before.image_digest == image.digest
+            if before and is_same and len(targets) == len(image.targets) and before.targets != tuple(targets):
+                found.append("apply would switch to where the redirect targets are now: one was created anew")
+        return found
+
     def detach(self) -> list[str]:
         """Takes the firewall off all interfaces and removes everything of it; returns the interfaces' names.
 
@@ -225,9 +258,8 @@ class _State:
     number: int | None
 
     @classmethod
-    def read(cls, pins: Pins, opened: contextlib.ExitStack) -> _State:
-        """Removes, on the way, what a killed process or a deleted interface left. Needs the lock."""
-        pins.remove_unfinished()
+    def look(cls, pins: Pins, opened: contextlib.ExitStack) -> _State:
+        """Changes nothing. Raises UsageError where an interface is in another namespace."""
         links = _held_links(pins, opened)
         programs = {}
         for number in pins.generations():
@@ -235,16 +267,27 @@ class _State:
             programs[program.id] = _PinnedProgram(program, number)
         running = [programs[held.link.program_id].number for held in links.values() if held.link.program_id in programs]
         # With all interfaces gone, nothing runs, but what was counted is to be carried on.
-        newest = max(running or pins.generations(), default=None)
-        if newest is not None:
+        return cls(links, programs, max(running or pins.generations(), default=None))
+
+    @classmethod
+    def read(cls, pins: Pins, opened: contextlib.ExitStack) -> _State:
+        """``look``, and removes what a killed process or a deleted interface left. Needs the lock."""
+        pins.remove_unfinished()
+        for path in pins.links().values():
+            with Link.open(str(path)) as link:
+                if not link.ifindex:
+                    path.unlink()
+        state = cls.look(pins, opened)
+        _pin_under_present_names(pins, state.links)
+        if state.number is not None:
             for number in pins.generations():
-                if number > newest:
+                if number > state.number:
                     pins.remove_generation(number)
-        return cls(links, programs, newest)
+        return state
 
 
 def _held_links(pins: Pins, opened: contextlib.ExitStack) -> dict[int, _HeldLink]:
-    """Links by interface index, each pinned under the name that its interface has now.
+    """Links by the index of their interface; those whose interface is gone are left out.
 
     Raises UsageError where an interface is in another namespace, in which its index says nothing here.
     """
@@ -252,7 +295,6 @@ def _held_links(pins: Pins, opened: contextlib.ExitStack) -> dict[int, _HeldLink
     for name, path in pins.links().items():
         link = opened.enter_context(Link.open(str(path)))
         if not link.ifindex:
-            path.unlink()
             continue
         running = attached(link.ifindex)
         if running is None or running.program_id != link.program_id:
@@ -261,6 +303,11 @@ def _held_links(pins: Pins, opened: contextlib.ExitStack) -> dict[int, _HeldLink
                 hint="xdpfw detach first, or another --instance for this namespace",
             )
         links[link.ifindex] = _HeldLink(link, path)
+    return links
+
+
+def _pin_under_present_names(pins: Pins, links: dict[int, _HeldLink]) -> None:
+    """Interfaces may have been renamed; ``links`` is brought up to date."""
     wanted = {ifindex: pins.link(present) for ifindex in links if (present := name_of(ifindex)) is not None}
     renamed = [ifindex for ifindex, pin in wanted.items() if links[ifindex].pin != pin]
     # In two steps, as interfaces may have taken each other's names.
@@ -268,7 +315,6 @@ def _held_links(pins: Pins, opened: contextlib.ExitStack) -> dict[int, _HeldLink
         for ifindex in renamed:
             links[ifindex].pin.rename(paths[ifindex])
             links[ifindex] = _HeldLink(links[ifindex].link, paths[ifindex])
-    return links
 
 
 def _put_back(link: Link, program: Program, before: Program) -> None:

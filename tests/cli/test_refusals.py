@@ -124,3 +124,72 @@ def test_auto_that_is_left_in_generic_mode_is_told_each_time(firewall: Firewall,
     again = firewall("apply", auto, "--json").json
     assert not again["changed"]
     assert note in again["notes"]
+
+
+def foreseen(firewall: Firewall, path: Path) -> list[str]:
+    """What plan notes of the system; the same as text and as JSON."""
+    ran = firewall("plan", path, "--json")
+    assert ran.status == 0, ran.err
+    notes = [note for note in ran.json["notes"] if not note.startswith("allow.")]
+    lines = firewall("plan", path).lines
+    assert all(note in lines for note in notes)
+    return notes
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("veth0", "veth9"),
+        ("action: pass", "action: {redirect: veth9}"),
+        ("veth0: {}", "veth0: {mode: generic}"),
+    ],
+)
+def test_plan_foresees_what_apply_refuses(
+    firewall: Firewall, applied: Path, write: Callable[[str], Path], change: tuple[str, str]
+) -> None:
+    assert foreseen(firewall, applied) == []
+    path = write(POLICY.replace(*change))
+    (note,) = foreseen(firewall, path)
+    assert note == f"apply would refuse: {firewall('apply', path, '--skip-tests').err.rstrip()}"
+
+
+def test_plan_foresees_a_program_of_others(firewall: Firewall, applied: Path) -> None:
+    other = Firewall(firewall.run, f"{firewall.instance}-other", firewall.pair)
+    (note,) = foreseen(other, applied)
+    assert f"instance {firewall.instance} of xdpfw is on it" in note
+
+
+def test_plan_foresees_that_an_interface_is_attached_anew(firewall: Firewall, applied: Path) -> None:
+    namespace = firewall.pair.namespace
+    ip("-n", namespace, "link", "delete", "veth0")
+    ip("-n", namespace, "link", "add", "veth0", "type", "veth", "peer", "peer1")
+    assert foreseen(firewall, applied) == ["apply would attach to veth0 again: it was created anew"]
+    assert firewall("plan", applied).lines[0] == "the policy would not change"
+    assert firewall("apply", applied, "--json").json["changed"]
+    assert foreseen(firewall, applied) == []
+    assert firewall("plan", applied).lines[0] == "nothing would change"
+
+
+def test_plan_foresees_that_a_redirect_target_is_another(firewall: Firewall, write: Callable[[str], Path]) -> None:
+    namespace = firewall.pair.namespace
+    ip("-n", namespace, "link", "add", "out0", "type", "veth", "peer", "out1")
+    path = write(POLICY.replace("action: pass", "action: {redirect: out0}"))
+    assert firewall("apply", path, "--skip-tests").status == 0
+    assert foreseen(firewall, path) == []
+    ip("-n", namespace, "link", "delete", "out0")
+    ip("-n", namespace, "link", "add", "out0", "type", "veth", "peer", "out1")
+    (note,) = foreseen(firewall, path)
+    assert note == "apply would switch to where the redirect targets are now: one was created anew"
+    assert firewall("apply", path, "--skip-tests", "--json").json["changed"]
+
+
+def test_plan_in_a_namespace_that_is_gone(firewall: Firewall, applied: Path) -> None:
+    ran = firewall.run("plan", applied, "--instance", firewall.instance, "--netns", "no-such")
+    assert ran.status == 3
+    assert "network namespace no-such" in ran.err
+
+
+def test_plan_of_an_instance_in_another_namespace(firewall: Firewall, applied: Path) -> None:
+    with_peers = Pair(firewall.pair.peer_namespace, "peer0", firewall.pair.namespace, "veth0")
+    (note,) = foreseen(Firewall(firewall.run, firewall.instance, with_peers), applied)
+    assert f"instance {firewall.instance} holds veth0 in another network namespace" in note

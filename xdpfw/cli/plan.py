@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def command(app: App, rules: str, netns: str | None, instance: str | None, as_json: bool) -> None:
     """Tell what "xdpfw apply RULES" would change against the policy in force. Nothing is changed.
 
-    A rule is known by its name; "moved" is one that is as it was but has another place among those that stay.
+    What apply would refuse is told, too: an interface that does not exist or that another program holds, a change of
+    mode. A rule is known by its name; "moved" is one that is as it was but has another place among those that stay.
 
     JSON: {"changes", "first", "interfaces", "settings", "rules", "sets", "notes"}; a change is {"kind", "name",
     "before", "after"}, of a set {"kind", "name", "added", "removed"}; kinds are added, removed, changed and moved.
@@ -33,17 +34,22 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.lower import not_in_force
+    from xdpfw.controller import Controller
     from xdpfw.plan import Snapshot, compare
 
     file = PolicyFile.read(rules)
-    compile_policy(file.policy)
-    before = _in_force(app.pins(instance, netns))
-    plan = compare(before, Snapshot(file.policy, file.loaded.sets))
-    notes = not_in_force(file.policy)
+    image = compile_policy(file.policy)
+    pins = app.pins(instance, netns)
+    foreseen = Controller(pins, netns).foresee(file.policy, image)
+    plan = compare(_in_force(pins), Snapshot(file.policy, file.loaded.sets))
+    notes = [*foreseen, *not_in_force(file.policy)]
     if as_json:
         app.say_json({**plan.to_json(), "notes": notes})
         return
-    _print(app, plan)
+    if foreseen and not plan.changes:
+        app.say("the policy would not change")
+    else:
+        _print(app, plan)
     for note in notes:
         app.say(note)
 
