@@ -83,7 +83,7 @@ def test_an_interface_is_deleted_and_made_anew(wire: Wire, net: Network) -> None
     wire.firewall.apply(interface_policy("fw0"))
     wire.send([UDP, TCP])
     wire.home.ip("link", "delete", "fw0")
-    state = states(wire.firewall)["fw0"]
+    (state,) = wire.firewall.status(status=1)["interfaces"]
     assert state["mode"] is None
     assert "gone" in state["note"]
     net.pair(wire.sender, "eth0", wire.home, "fw0")

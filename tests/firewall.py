@@ -142,8 +142,8 @@ class Firewall:
         check_sums(found)
         return found
 
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.command("status", "--json").stdout)
+    def status(self, *, status: int = 0) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.command("status", "--json", status=status).stdout)
         return found
 
     def rule(self, name: str) -> int:
