@@ -66,8 +66,8 @@ def hosts_of_networks() -> ir.Policy:
         for j in range(17 + 3 * i):
             wide = v4(Range(j << 26, (j << 26) + (3 << 24) - 1))
             matches.append(Match(src=wide, dst=v4(prefix(network, 16)), proto=one(6)))
-        for host in (0x7FFF, 0xFFFF):
-            matches.append(Match(dst=v4(prefix(network + host, 32)), proto=one(17), dport=one(53)))
+        hosts = (v4(prefix(network + host, 32)) for host in (0x7FFF, 0xFFFF))
+        matches += [Match(dst=host, proto=one(17), dport=one(53)) for host in hosts]
     return numbered(matches)
 
 

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from xdpfw.compiler.atoms import AddressCondition
 from xdpfw.compiler.ir import Ranges
+from xdpfw.errors import CapacityError
 
 V4_BITS = 32
 V6_BITS = 128
 
 Active = frozenset[int]
+
+MAX_OVERLAPS: Final = 8_000_000
+"""Members of all distinct sets of conditions that hold together: about 500 MiB while compiling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ def _cut(bits: int, ranges_of: Iterable[tuple[int, Ranges]], wide: frozenset[int
     # Equal sets are one object: the sweep of a set with 100,000 entries meets two of them, not 200,000.
     known: dict[Active, Active] = {}
     active: list[Active] = [frozenset(), frozenset()]
+    overlaps = 0
     narrow_found, wide_found = [], []
     for start in starts:
         for conditions, operation in (
@@ -74,6 +80,13 @@ def _cut(bits: int, ranges_of: Iterable[tuple[int, Ranges]], wide: frozenset[int
                 if changed:
                     result = operation(active[kind], changed)
                     active[kind] = known.setdefault(result, result)
+                    if active[kind] is result:
+                        overlaps += len(result)
+        if overlaps > MAX_OVERLAPS:
+            raise CapacityError(
+                f"addresses of {len(active[False] | active[True]):,} rules overlap in one place and in too many others",
+                hint="use fewer ranges that lie within or across each other, or put them into sets",
+            )
         narrow_found.append(active[False])
         wide_found.append(active[True])
     return Intervals(bits, starts, narrow_found, wide_found)

@@ -7,6 +7,7 @@ trie.py are its parts. Here they are put together and laid into one run of block
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,14 +20,14 @@ from xdpfw.compiler.atoms import AddressCondition, Atom, Predicate, atoms
 from xdpfw.compiler.fields import Fields, FieldTable, bit_matrix, bit_vectors, classify_fields
 from xdpfw.compiler.grouping import AtomGroup, DirectionConditions, Grouping, group_atoms
 from xdpfw.compiler.pairs import build_pairs
-from xdpfw.compiler.rows import Entry, RowTable, RowTooLongError
+from xdpfw.compiler.rows import Entry, Row, RowTable, RowTooLongError
 from xdpfw.compiler.tables import Tables
 from xdpfw.compiler.trie import add_trie
 from xdpfw.errors import CapacityError
 from xdpfw.kernel.abi import Direction, Field, Layout, Limit, Mac, Value
 
-_MAX_FORCED: Final = 64
-"""So many conditions are made wide, one after the other, to shorten rows; then the policy is refused."""
+_MAX_ATTEMPTS: Final = 16
+"""So many times conditions are made wide to shorten rows; then the policy is refused."""
 
 _ENTRY_BYTES: Final = Layout.BLOCK_BYTES // Layout.BLOCK_ENTRIES
 
@@ -70,6 +71,13 @@ class _Builder:
         self.vector: list[int | None] = [*self.deciding, *padding, *self.counting]
 
     # Rows
+
+    @functools.cached_property
+    def atoms_of_rule(self) -> dict[int, list[Atom]]:
+        found: dict[int, list[Atom]] = {}
+        for atom in self.atoms:
+            found.setdefault(atom.rule, []).append(atom)
+        return found
 
     def _by_condition(self, group: AtomGroup, direction: Direction) -> dict[int, list[int]]:
         conditions = self.grouping.directions[direction]
@@ -249,6 +257,7 @@ class _Builder:
         src_rows = self._row_of_set(AtomGroup.SOURCE, Direction.SRC, Direction.DST)
         dst_rows = self._row_of_set(AtomGroup.DESTINATION, Direction.DST, Direction.SRC)
         anywhere_row = self._anywhere_row()
+        self.row_table.check_lengths()
 
         predicate_words = max(_words(len(self.predicates)), 1)
         vector_words = max(self.wide_words + self.count_words, 1)
@@ -283,19 +292,15 @@ class _Builder:
         }
 
 
-def _shorten(row_too_long: RowTooLongError, builder: _Builder, forced: set[AddressCondition | None]) -> None:
-    """Makes wide the narrow condition that most of a row's rules share, so that they leave the row.
-
-    Rules of the row ANYWHERE share the lack of one.
-    """
-    rules = {entry.rule for entry in row_too_long.row}
+def _shared(row: Row, builder: _Builder) -> AddressCondition | None:
+    """The narrow condition that most of a row's rules share; None for the row ANYWHERE, which share the lack of one."""
     tally: dict[AddressCondition, int] = {}
-    for atom in builder.atoms:
-        if atom.rule in rules:
+    for rule in {entry.rule for entry in row}:
+        for atom in builder.atoms_of_rule[rule]:
             for direction, condition in ((Direction.SRC, atom.src), (Direction.DST, atom.dst)):
                 if condition is not None and builder.grouping.directions[direction].is_narrow(condition):
                     tally[condition] = tally.get(condition, 0) + 1
-    forced.add(max(tally, key=lambda condition: tally[condition]) if tally else None)
+    return max(tally, key=lambda condition: tally[condition]) if tally else None
 
 
 def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
@@ -305,19 +310,21 @@ def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
     """
     policy_atoms = atoms(policy)
     forced: set[AddressCondition | None] = set()
-    while True:
+    for attempt in range(_MAX_ATTEMPTS + 1):
         builder = _Builder(policy_atoms, group_atoms(policy_atoms, forced))
         try:
             lookup = builder.build()
         except RowTooLongError as error:
-            if len(forced) == _MAX_FORCED:
-                rule = policy.rules[error.row[-1].rule]
+            if attempt == _MAX_ATTEMPTS:
+                row = error.rows[0]
+                rule = policy.rules[row[-1].rule]
                 raise CapacityError(
-                    f'rule "{rule.name}" is one of {len(error.row):,} that differ in one address only',
+                    f'rule "{rule.name}" is one of {len(row):,} that differ in one address only',
                     rule.position,
                     hint="put the addresses into a set, or several rules into one",
                 ) from None
-            _shorten(error, builder, forced)
+            # Made wide, a condition takes its rules out of the row.
+            forced.update(_shared(row, builder) for row in error.rows)
             continue
         if builder.tables.size_bytes > Limit.MAX_TABLE_BYTES:
             raise CapacityError(
@@ -325,3 +332,4 @@ def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
                 hint="use fewer distinct port ranges, or rules with fewer overlapping networks",
             )
         return lookup, builder.tables.tobytes()
+    raise AssertionError("the last attempt returns or raises")

@@ -33,11 +33,11 @@ Row = tuple[Entry, ...]
 
 
 class RowTooLongError(Exception):
-    """A row that stays too long for the kernel even where the small fields are known."""
+    """Rows that stay too long for the kernel even where the small fields are known."""
 
-    def __init__(self, row: Row) -> None:
-        super().__init__(row)
-        self.row = row
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__(rows)
+        self.rows = rows
 
 
 class RowTable:
@@ -51,13 +51,11 @@ class RowTable:
         self._reference: dict[Row, int] = {}
         self._list_reference: dict[Row, int] = {}
         self._dispatch_base: dict[tuple[int, ...], int] = {}
+        self._too_long: list[Row] = []
         self._implies: dict[tuple[int, int], bool] = {}
 
     def reference(self, entries: Sequence[Entry]) -> int:
-        """The row reference (enum xdpfw_row_reference) of entries in order of rules.
-
-        Raises RowTooLongError.
-        """
+        """The row reference (enum xdpfw_row_reference) of entries in order of rules; see check_lengths()."""
         row = tuple(entries)
         known = self._reference.get(row)
         if known is None:
@@ -93,26 +91,32 @@ class RowTable:
         if not row:
             return 0
         if len(row) > Limit.MAX_ROW_ENTRIES:
-            raise RowTooLongError(row)
+            self._too_long.append(row)
+            return 0
         if row not in self._list_reference:
             self._list_reference[row] = len(self._entries) + 1
             self._entries += [(*entry, int(i == len(row) - 1)) for i, entry in enumerate(row)]
         return self._list_reference[row]
 
-    def _left(self, row: Row, possible: int) -> Row:
-        """What is left of a row where only these predicates may still hold."""
-        left = []
-        for entry in row:
-            if possible >> entry.predicate & 1:
-                left.append(entry)
-                if not entry.other and len(self._groups) == 1:
-                    break  # nothing can make the predicate fail any more
-        return tuple(left)
+    def _left(self, entries_of: dict[int, list[Entry]], possible: int) -> Row:
+        """What is left of a row, given by predicate, where only these predicates may still hold."""
+        entries: list[Entry] = []
+        while possible:
+            lowest = possible & -possible
+            entries += entries_of[lowest.bit_length() - 1]
+            possible ^= lowest
+        entries.sort()
+        if len(self._groups) == 1:
+            # Nothing can make a predicate fail any more: the first without a condition ends the row.
+            end = next((i + 1 for i, entry in enumerate(entries) if not entry.other), len(entries))
+            del entries[end:]
+        return tuple(entries)
 
     def _dispatched(self, row: Row) -> int:
-        relevant = 0
+        entries_of: dict[int, list[Entry]] = {}
         for entry in row:
-            relevant |= 1 << entry.predicate
+            entries_of.setdefault(entry.predicate, []).append(entry)
+        relevant = sum(1 << predicate for predicate in entries_of)
         best: tuple[int, int, list[Row]] | None = None
         for number, group in enumerate(self._groups):
             left: dict[int, Row] = {}
@@ -120,7 +124,7 @@ class RowTable:
             for possible in group.predicates:
                 key = possible & relevant
                 if key not in left:
-                    left[key] = self._left(row, key)
+                    left[key] = self._left(entries_of, key)
                 rows.append(left[key])
             longest = max(map(len, rows))
             if best is None or longest < best[0]:
@@ -133,6 +137,11 @@ class RowTable:
         if base == len(self._dispatch):
             self._dispatch += references
         return RowReference.ROW_DISPATCH | number << RowReference.ROW_GROUP_SHIFT | base
+
+    def check_lengths(self) -> None:
+        """Raises RowTooLongError with all rows so far that no reference can be made for."""
+        if self._too_long:
+            raise RowTooLongError(self._too_long)
 
     def lay(self, tables: Tables) -> tuple[int, int]:
         """Lays the entries and the dispatch tables; returns their bases."""
