@@ -109,6 +109,14 @@ def test_wrong_packets_are_all_found_at_their_words(quote: str) -> None:
     assert places == [f"dir/p.yaml:9:{13 + shift}", f"dir/p.yaml:11:{13 + shift + len('tcp 1.2.3.4:1 > 1.2.3.5:')}"]
 
 
+@pytest.mark.parametrize("line_break", ["\r", "\r\n", "\x85"])
+def test_lines_end_as_yaml_has_it(line_break: str) -> None:
+    text = f'{POLICY}  - packet: "tcq 1.2.3.4 > 1.2.3.5"\n    expect: drop\n'
+    with pytest.raises(PolicyError) as caught:
+        policytest.prepare(*read(text.replace("\n", line_break)))
+    assert str(caught.value.position) == "dir/p.yaml:9:14"
+
+
 def test_captures_are_looked_for_beside_the_policy(tmp_path: Path) -> None:
     capture(tmp_path / "web.pcap", parse_packet(WEB))
     (tmp_path / "p.yaml").write_text(POLICY + '  - {packet: "pcap:web.pcap#1", expect: pass}\n')

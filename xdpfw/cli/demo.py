@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -95,7 +94,6 @@ def command(app: App, as_json: bool) -> int:
     tell = _Teller(app, quiet=as_json)
     pins = Pins(f"demo-{os.getpid()}", app.bpffs)
     with contextlib.ExitStack() as cleanup:
-        cleanup.enter_context(_ending_on_signals())
         cleanup.callback(tell.step, "Clean up: firewall, interfaces and namespaces are gone.")
         network = cleanup.enter_context(_network())
         tell.step(f"Two network namespaces, {network.host} and {network.client}, joined by a veth pair.")
@@ -186,17 +184,6 @@ def _run_tests(file: PolicyFile) -> int:
         results = list(policytest.run(policytest.prepare(file.policy, file.sources.files), decider))
     assert all(result.ok for result in results)
     return len(results)
-
-
-@contextlib.contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: with everything cleaned up."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

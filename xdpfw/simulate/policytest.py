@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from xdpfw.reference import Decision
 from xdpfw.simulate.decider import Decider
 
 NS_PER_S = 1_000_000_000
+LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+"""What YAML 1.1 counts as the end of a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def prepare(policy: ir.Policy, texts: Mapping[str, str]) -> tuple[ReadyCase, ...
     Raises PolicyError where a packet's notation is wrong, with all further ones in ``others``.
     """
     errors: list[PolicyError] = []
-    lines = {path: text.split("\n") for path, text in texts.items()}
+    lines = {path: LINE_BREAK.split(text) for path, text in texts.items()}
     numbers = {interface.name: number for number, interface in enumerate(policy.interfaces)}
 
     def ready(step: ir.TestStep) -> ReadyStep:
@@ -100,7 +103,7 @@ def _frame(packet: str, position: Position | None, lines: Mapping[str, Sequence[
     """``position`` is where the value stands, its quotes included; a capture is looked for beside the policy."""
     if position is None:
         return parse_packet(packet)
-    if lines[position.file][position.line - 1][position.column - 1] in "\"'":
+    if lines[position.file][position.line - 1][position.column - 1 :].startswith(('"', "'")):
         position = replace(position, column=position.column + 1)
     return parse_packet(packet, base_dir=Path(position.file).parent, position=position)
 
