@@ -9,20 +9,21 @@ never written down: the links say it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage
 from xdpfw.errors import AttachError, KernelError, Position, UsageError
-from xdpfw.kernel.features import strips_vlan_tags
+from xdpfw.kernel.features import strips_vlan_tags, takes_redirects
 from xdpfw.kernel.interface import InterfaceInfo, Link, Mode, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
-from xdpfw.kernel.program import Generation, Program
+from xdpfw.kernel.program import Generation, Program, object_digest
 from xdpfw.observe import metadata, totals
 from xdpfw.observe.metadata import InterfaceMeta, Metadata, RuleMeta, SetMeta
 
@@ -71,6 +72,7 @@ class Controller:
             notes = _vlan_notes(policy, interfaces) + _generic_notes(policy, interfaces)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
+                notes += _target_notes(image.targets, targets, interfaces)
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
             generation = opened.enter_context(
                 Generation.load(image, interfaces=[info.ifindex for info in interfaces], targets=targets)
@@ -85,6 +87,7 @@ class Controller:
                 raise
             self._release({info.ifindex for info in interfaces}, state)
             self._retire(number, meta)
+            notes += _target_notes(image.targets, targets, interfaces)
             return Applied(number, changed=True, modes=_modes(interfaces), notes=notes)
 
     def foresee(self, policy: ir.Policy, image: MapImage) -> list[str]:
@@ -157,8 +160,7 @@ class Controller:
         assert state.number is not None
         before = metadata.read(self._pins.generation(state.number))
         return (
-            (before.source_digest, before.image_digest, before.interfaces, before.targets, before.netns)
-            == (meta.source_digest, meta.image_digest, meta.interfaces, meta.targets, meta.netns)
+            dataclasses.replace(meta, policy_file=before.policy_file, applied_at=before.applied_at) == before
             and state.links.keys() == {interface.ifindex for interface in meta.interfaces}
             and {state.programs[held.link.program_id].number for held in state.links.values()} == {state.number}
         )
@@ -175,6 +177,7 @@ class Controller:
             policy_file=source.file,
             source_digest=source.digest,
             image_digest=image.digest,
+            program_digest=object_digest(),
             applied_at=self._clock(),
             netns=self._netns,
             interfaces=tuple(
@@ -362,6 +365,18 @@ def _generic_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[
         "xdpfw detach, then apply)"
         for interface, info in zip(policy.interfaces, interfaces, strict=True)
         if interface.mode is ir.AttachMode.AUTO and info.attached and info.attached.mode is Mode.GENERIC
+    )
+
+
+def _target_notes(names: Sequence[str], targets: list[int], interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
+    """Targets whose drivers take no frames from native XDP, as they are now: after the switch."""
+    if "native" not in _modes(interfaces).values():
+        return ()
+    return tuple(
+        f"redirects to {name} are lost: its driver takes no frames from native XDP as it is now "
+        "(a veth does once its other end runs an XDP program, or has GRO on: ethtool -K PEER gro on)"
+        for name, ifindex in zip(names, targets, strict=True)
+        if takes_redirects(ifindex) is False
     )
 
 

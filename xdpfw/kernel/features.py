@@ -238,6 +238,12 @@ def native_xdp(name: str, ifindex: int) -> Check:
     return Check(label, True, f"yes; it {target} a target for redirects just now", required=False)
 
 
+def takes_redirects(ifindex: int) -> bool | None:
+    """Whether an interface sends what native XDP redirects to it; None where the kernel does not tell."""
+    features = _xdp_features(ifindex)
+    return None if features is None else bool(features & NETDEV_XDP_REDIRECT_TARGET)
+
+
 def vlan_tags(info: InterfaceInfo) -> Check:
     """Whether the interface takes VLAN tags off before XDP sees them, which hides them from every rule."""
     label = f"{info.name}: VLAN tags"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -72,6 +73,11 @@ class Outcome(NamedTuple):
     """The frame as the program left it."""
     duration_ns: int
     """Mean over the repetitions."""
+
+
+def object_digest() -> str:
+    """SHA-256, in hex, of the object file that generations are loaded from. Raises OSError where it is not built."""
+    return hashlib.sha256(OBJECT.read_bytes()).hexdigest()
 
 
 class FillLevel(NamedTuple):

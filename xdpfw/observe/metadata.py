@@ -59,6 +59,7 @@ class Metadata:
     policy_file: str
     source_digest: str
     image_digest: str
+    program_digest: str  # of the object file that the program came from
     applied_at: float
     netns: str | None
     interfaces: tuple[InterfaceMeta, ...]
