@@ -63,3 +63,9 @@ def test_an_interface_that_is_not_there(run: Run) -> None:
     ran = run("doctor", "nowhere0", "--json")
     assert ran.status == 1
     assert not ran.json["checks"][-1]["ok"]
+
+
+def test_an_empty_namespace_is_refused(run: Run) -> None:
+    ran = run("doctor", "--netns", "")
+    assert (ran.status, ran.out) == (2, "")
+    assert "Invalid value for '--netns': a name is expected, and this is empty" in ran.err

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xdpfw.cli.app import App
-from xdpfw.cli.options import examples, json_option
+from xdpfw.cli.options import examples, json_option, netns_option
 
 if TYPE_CHECKING:
     from xdpfw.kernel.features import Check
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     short_help="Tell what this system can do.", epilog=examples("xdpfw doctor", "xdpfw doctor eth0 --netns blue --json")
 )
 @click.argument("interfaces", metavar="[INTERFACE]...", nargs=-1)
-@click.option("--netns", metavar="NS", help="The network namespace that the interfaces are in.")
+@netns_option
 @json_option
 @click.pass_obj
 def command(app: App, interfaces: tuple[str, ...], netns: str | None, as_json: bool) -> int:
