@@ -32,6 +32,7 @@ from tests.wire import parsed
 from xdpfw.compiler.image import compile_policy
 from xdpfw.controller import Applied, Controller, Source
 from xdpfw.errors import AttachError, KernelError, UsageError
+from xdpfw.kernel import program
 from xdpfw.kernel.interface import Link, attached, find, namespace
 from xdpfw.kernel.libbpf import BpfObject
 from xdpfw.kernel.maps import ArrayMap
@@ -318,6 +319,30 @@ def seen(home: Home) -> int:
     statistics = Statistics.read(home.pins)
     assert statistics
     return sum(counter.packets for counter in statistics.verdicts.values())
+
+
+def test_the_same_policy_is_applied_anew_with_another_program(
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after an upgrade of xdpfw itself."""
+    home.apply(FIRST)
+    assert not home.apply(FIRST).changed
+    upgraded = tmp_path / "xdpfw.bpf.o"
+    upgraded.write_bytes(program.OBJECT.read_bytes() + b"\0")
+    monkeypatch.setattr(program, "OBJECT", upgraded)
+    assert home.apply(FIRST).changed
+    assert home.check_whole() == 2
+
+
+def test_a_redirect_that_its_target_does_not_take_is_told(home: Home) -> None:
+    """A veth takes no frames from native XDP while its other end has neither an XDP program nor GRO."""
+    home.peer.run("ethtool", "-K", "eth1", "gro", "off")
+    redirect = policy("{name: over, action: {redirect: fw1}}", interfaces=INTERFACES)
+    notes = home.apply(redirect).notes
+    assert any("redirects to fw1 are lost" in note for note in notes)
+    assert home.apply(redirect).notes == notes
+    home.peer.run("ethtool", "-K", "eth1", "gro", "on")
+    assert not home.apply(redirect).notes
 
 
 def test_the_clock_is_asked_when_a_policy_is_applied(home: Home) -> None:
