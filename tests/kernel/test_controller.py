@@ -39,7 +39,7 @@ from xdpfw.kernel.libbpf import BpfObject
 from xdpfw.kernel.maps import ArrayMap
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation, Program
-from xdpfw.observe import metadata
+from xdpfw.observe import metadata, totals
 from xdpfw.observe.stats import Statistics
 from xdpfw.observe.status import Status
 
@@ -314,6 +314,28 @@ def test_counters_go_with_the_names_of_rules(home: Home) -> None:
     send({"c": 1, "b": 4}, removed=1)
     home.apply(third)
     send({"b": 3, "a": 1}, removed=1 + 1 + 4)
+
+
+def test_a_reader_beside_the_end_of_a_switch_loses_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The generation before is removed between the reader's look for what was carried on and its next one."""
+    home.apply(FIRST)
+    with home.peer.raw("eth0") as wire:
+        wire.send(frames.v4_frame(frames.tcp()))
+    wait_for(lambda: seen(home) == 1, "a packet")
+    with monkeypatch.context() as switching:
+        switching.setattr(Controller, "_retire", lambda *_: None)
+        home.apply(SECOND)
+    look, ending = totals._carried, [SECOND]
+
+    def look_and_end(directory: Path) -> totals.Totals | None:
+        found = look(directory)
+        if ending:
+            home.apply(ending.pop())
+        return found
+
+    monkeypatch.setattr(totals, "_carried", look_and_end)
+    assert seen(home) == 1
+    assert not ending
 
 
 def seen(home: Home) -> int:

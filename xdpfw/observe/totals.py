@@ -144,10 +144,11 @@ def totals_up_to(pins: Pins, number: int, meta: Metadata | None = None) -> Total
     directory = pins.generation(number)
     with Generation.open(directory) as generation:
         own = counted_by(generation, meta or metadata.read(directory))
+    # In this order: carried is pinned before the generations that it sums up are removed.
+    earlier = [n for n in pins.generations() if n < number]
     carried = _carried(directory)
     if carried is None:
         # A switch is going on: the generation before counts its last packets.
-        earlier = [n for n in pins.generations() if n < number]
         carried = totals_up_to(pins, earlier[-1]) if earlier else Totals()
     return carried.plus(own)
 
