@@ -44,13 +44,13 @@ PACKETS = {
 def timer(program: Program, frame: bytes, repeat: int) -> Callable[[], int]:
     """A call that gives the mean duration of a run, in whole ns as the kernel has it."""
     data = ffi.from_buffer(frame)
-    run = options("bpf_test_run_opts", data_in=data, data_size_in=len(frame), repeat=repeat)
+    run = options("bpf_test_run_opts", data_size_in=len(frame), repeat=repeat)
 
     def duration_ns() -> int:
+        run.data_in = data  # cffi keeps alive what Python refers to, not what a struct points to
         check(libbpf().bpf_prog_test_run_opts(program.fileno(), run), "time", "a test run")
         return int(run.duration)
 
-    duration_ns.keep = data  # type: ignore[attr-defined]
     return duration_ns
 
 
