@@ -24,7 +24,7 @@ from xdpfw.compiler.ir import (
 )
 from xdpfw.explain import explain
 from xdpfw.packet.notation import parse_packet
-from xdpfw.reference import evaluate
+from xdpfw.reference.interpreter import evaluate
 
 ALLOW = Allow(arp=True, ndp=False, dhcp=True, icmp_errors=False, established=True, fragments=True)
 TCP = "tcp 198.51.100.7:40000 > 203.0.113.1:22 SA"

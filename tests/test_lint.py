@@ -14,7 +14,7 @@ from xdpfw.errors import PolicyError
 from xdpfw.packet.notation import parse_packet
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
-from xdpfw.reference import evaluate
+from xdpfw.reference.interpreter import evaluate
 
 
 def policy(*rules: str, default: str = "pass", head: str = "") -> ir.Policy:

@@ -26,7 +26,7 @@ from xdpfw.compiler.ir import (
     Verdict,
 )
 from xdpfw.packet.notation import parse_packet
-from xdpfw.reference import ALLOWANCES, Decision, evaluate
+from xdpfw.reference.interpreter import ALLOWANCES, Decision, evaluate
 
 NOTHING_ALLOWED = Allow(arp=False, ndp=False, dhcp=False, icmp_errors=False, established=False, fragments=False)
 

@@ -15,7 +15,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.lower import lower
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
-from xdpfw.reference import evaluate
+from xdpfw.reference.interpreter import evaluate
 
 BATCH: Final = 64
 """Frames that are under way at once. A veth holds 256 and drops what is more."""

@@ -16,7 +16,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.errors import CapacityError
 from xdpfw.packet.decode import Packet, decode
-from xdpfw.reference import evaluate
+from xdpfw.reference.interpreter import evaluate
 
 
 @pytest.mark.parametrize("shape", SHAPES)

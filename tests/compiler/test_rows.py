@@ -20,7 +20,7 @@ from xdpfw.compiler.tables import Tables
 from xdpfw.errors import CapacityError
 from xdpfw.kernel.abi import Field, Limit, RowReference
 from xdpfw.packet.decode import Packet, decode
-from xdpfw.reference import evaluate
+from xdpfw.reference.interpreter import evaluate
 
 TCP, UDP_ONLY = (Field.PROTO, one(6)), (Field.PROTO, one(17))
 

@@ -9,7 +9,7 @@ from tests.compiler.walk import Walk
 from tests.large_policies import LARGE, frames_at
 from xdpfw.compiler.image import compile_policy
 from xdpfw.packet.decode import Packet, decode
-from xdpfw.reference import evaluate
+from xdpfw.reference.interpreter import evaluate
 
 MAX_TABLE_BYTES = 128 << 20
 

@@ -14,7 +14,7 @@ from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel import abi
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
 from xdpfw.packet.notation import describe, parse_packet
-from xdpfw.reference import Decision, evaluate
+from xdpfw.reference.interpreter import Decision, evaluate
 
 FIRST_IFINDEX = 1000
 """Of the policy's interfaces. Test runs come in on ``lo``, which then stands for one of them."""

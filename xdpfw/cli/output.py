@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from xdpfw.cli.app import App
-    from xdpfw.reference import Decision
+    from xdpfw.reference.interpreter import Decision
 
 VERDICT_COLOURS: Final = {"pass": "green", "drop": "red", "tx": "cyan", "redirect": "cyan"}
 _STYLES: Final = {

@@ -12,7 +12,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage, compile_policy
 from xdpfw.kernel.program import LOOPBACK, Generation
 from xdpfw.packet.decode import MAX_VLAN_TAGS
-from xdpfw.reference import Decision, evaluate
+from xdpfw.reference.interpreter import Decision, evaluate
 
 DECIDING_BYTES: Final = 14 + 4 * MAX_VLAN_TAGS + ir.MAX_IP_LENGTH
 """More of a frame changes no decision: no header can claim bytes behind these. Test runs take a little more."""

@@ -12,7 +12,7 @@ from typing import Any
 from xdpfw.compiler import ir
 from xdpfw.errors import PolicyError, Position
 from xdpfw.packet.notation import parse_packet
-from xdpfw.reference import Decision
+from xdpfw.reference.interpreter import Decision
 from xdpfw.simulate.decider import Decider
 
 NS_PER_S = 1_000_000_000

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xdpfw.packet.capture import CapturedFrame, read_capture
-from xdpfw.reference import Decision
+from xdpfw.reference.interpreter import Decision
 from xdpfw.simulate.decider import Decider
 
 
