@@ -23,6 +23,7 @@ typedef uint8_t __u8;
 typedef uint16_t __u16;
 typedef uint32_t __u32;
 typedef uint64_t __u64;
+typedef int64_t __s64;
 """
 
 # linux/bpf.h (6.1): leading members, up to the last one that is used. The kernel fills what fits.
@@ -127,6 +128,7 @@ int bpf_map_create(int type, const char *name, __u32 key_size, __u32 value_size,
 int bpf_map_freeze(int fd);
 int bpf_map_lookup_elem(int fd, const void *key, void *value);
 int bpf_map_update_elem(int fd, const void *key, const void *value, __u64 flags);
+int bpf_map_delete_elem(int fd, const void *key);
 
 struct bpf_map_batch_opts {
     size_t sz;
