@@ -98,6 +98,7 @@ def test_tcp_over_ipv4() -> None:
         sport=40000,
         dport=22,
         tcp_flags=0xC2,
+        payload=b"data",
     )
 
 
@@ -119,6 +120,8 @@ def test_udp_over_ipv6() -> None:
         proto=17,
         sport=53,
         dport=40000,
+        udp_length=12,
+        payload=b"data",
     )
 
 
@@ -226,8 +229,23 @@ def test_protocols_with_ports(proto: int, header_bytes: int) -> None:
         assert reason(ETHER / ip / Raw(bytes(header[:-1]))) == "invalid.l4_header"
 
 
-def test_udp_length_is_not_looked_at() -> None:
-    assert fields(V4 / UDP(dport=9, len=60000)).dport == 9
+def test_udp_length_decides_nothing() -> None:
+    packet = fields(V4 / UDP(dport=9, len=60000) / Raw(b"data"))
+    assert (packet.dport, packet.udp_length, packet.payload) == (9, 60000, b"data")
+
+
+@pytest.mark.parametrize("ip", [V4, V6])
+def test_payload_ends_with_the_datagram(ip: ScapyPacket) -> None:
+    options = TCP(options=[("NOP", None)] * 4)
+    for header, payload in ((UDP(), b"data"), (UDP(), b""), (TCP(), b"data"), (options, b"data"), (options, b"")):
+        assert fields(bytes(ip / header.copy() / Raw(payload)) + b"padding").payload == payload
+
+
+def test_payload_is_that_of_tcp_and_udp() -> None:
+    assert fields(V4 / ICMP() / Raw(b"data")).payload is None
+    assert fields(V4 / SCTP() / Raw(b"data")).payload is None
+    assert fields(ETHER / IP(frag=1, proto=17) / Raw(b"data")).payload is None
+    assert fields(ETHER / IP(flags="MF") / UDP() / Raw(b"data")).payload == b"data"
 
 
 IPV4_UDP = bytes(V4 / UDP())
@@ -314,3 +332,4 @@ def test_damaged_frames_never_raise(frame: bytes, changes: list[tuple[int, int]]
         assert (decoded.sport is None) == (decoded.dport is None)
         if decoded.fragment is Fragment.LATER:
             assert (decoded.sport, decoded.tcp_flags, decoded.icmp_type) == (None, None, None)
+            assert (decoded.udp_length, decoded.payload) == (None, None)

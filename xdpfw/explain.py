@@ -13,7 +13,8 @@ from typing import Final
 from xdpfw.compiler import ir
 from xdpfw.packet.decode import Invalid, Packet, decode
 from xdpfw.packet.notation import PROTO_NAMES, describe
-from xdpfw.reference.interpreter import Decision, Observation, enabled_allowances, evaluate, observe, unmet
+from xdpfw.reference.interpreter import Decision, enabled_allowances, evaluate
+from xdpfw.reference.matching import Observation, observe, unmet
 
 MAC_MASK: Final = 0xFFFFFFFFFFFF
 TCP_FLAG_NAMES: Final = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
@@ -66,7 +67,7 @@ class TraceEntry:
 
 
 def explain(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> tuple[Decision, tuple[TraceEntry, ...]]:
-    """:func:`xdpfw.reference.interpreter.evaluate`, with the steps that led to the decision; the last entry is what decided."""
+    """:func:`~xdpfw.reference.interpreter.evaluate`, with the steps that led there; the last entry is what decided."""
     decision = evaluate(policy, frame, interface)
     return decision, tuple(_trace(policy, frame, interface, decision))
 

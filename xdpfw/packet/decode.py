@@ -8,7 +8,7 @@ network byte order and held in host order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from xdpfw.compiler.ir import Family, Fragment
@@ -98,6 +98,8 @@ class Packet:
     tcp_flags: int | None = None  # FIN = bit 0 .. CWR = bit 7
     icmp_type: int | None = None  # of ICMP in IPv4 and ICMPv6 in IPv6
     icmp_code: int | None = None
+    udp_length: int | None = None  # as UDP's own header has it
+    payload: bytes | None = field(default=None, repr=False)  # of TCP and UDP: behind the header, without padding
 
 
 def decode(frame: bytes) -> Packet | Invalid:
@@ -237,7 +239,9 @@ def _transport(packet: Packet, data: bytes) -> Packet | Invalid:
             return Invalid("invalid.tcp_offset")
         if header_bytes > len(data):
             return cut_short
-        return replace(packet, tcp_flags=data[13])
+        return replace(packet, tcp_flags=data[13], payload=data[header_bytes:])
+    if packet.proto == PROTO_UDP:
+        return replace(packet, udp_length=_u16(data, 4), payload=data[8:])
     if has_icmp_header(packet.family, packet.proto):
         if len(data) < ICMP_HEADER_BYTES:
             return cut_short

@@ -8,22 +8,23 @@ IR, and with the program in the kernel nothing at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family, Fragment
 from xdpfw.packet.decode import ETHERTYPE_ARP, PROTO_UDP, Invalid, Packet, decode
-
-Observation = dict[str, int | None]
+from xdpfw.reference.knocks import ACCEPTED, GRANTED, STEP, Knocks
+from xdpfw.reference.matching import Observation, observe, unmet
+from xdpfw.reference.memory import START, Event, Instant, Memory
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What became of a frame, and why.
 
-    ``reason`` is ``rule``, ``default``, ``allow.NAME`` or ``invalid.NAME``; ``rule`` the rule that decided,
-    ``target`` the interface of a redirect, ``counted`` the ``count`` rules that matched before the decision.
+    ``reason`` is ``rule``, ``default``, ``allow.NAME``, ``knock.NAME`` or ``invalid.NAME``; ``rule`` the rule that
+    decided, ``target`` the interface of a redirect, ``counted`` the ``count`` rules that matched before the decision.
     """
 
     verdict: ir.Verdict
@@ -31,17 +32,26 @@ class Decision:
     rule: str | None = None
     target: str | None = None
     counted: tuple[str, ...] = ()
+    events: tuple[Event, ...] = field(default=(), compare=False)  # of knocks, in their order
 
     @property
     def kind(self) -> str:
-        """The reason without its detail: ``rule``, ``default``, ``allow`` or ``invalid``."""
+        """The reason without its detail: ``rule``, ``default``, ``allow``, ``knock`` or ``invalid``."""
         return self.reason.partition(".")[0]
 
 
-def evaluate(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> Decision:
-    """Decide on an Ethernet frame (no FCS) that arrives on ``policy.interfaces[interface]``.
+def evaluate(
+    policy: ir.Policy,
+    frame: bytes,
+    interface: int | None = 0,
+    *,
+    memory: Memory | None = None,
+    now: Instant = START,
+) -> Decision:
+    """Decide on an Ethernet frame (no FCS) that arrives on ``policy.interfaces[interface]`` at ``now``.
 
     ``interface`` is None where the policy does not name the interface: no rule with ``interface`` matches then.
+    ``memory`` is what earlier packets have left, and takes in what this one leaves; None: there were none.
     """
     packet = decode(frame)
     if isinstance(packet, Invalid):
@@ -49,12 +59,24 @@ def evaluate(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> Deci
     for allowance in enabled_allowances(policy.allow):
         if ALLOWANCES[allowance](packet):
             return Decision(ir.Verdict.PASS, f"allow.{allowance}")
+    knocks = Knocks(policy.knocks, Memory() if memory is None else memory, now)
     observation = observe(packet, interface)
+    reason = knocks.decide(packet, observation)
+    if reason is not None:
+        decision = Decision(ir.Verdict.PASS if reason == GRANTED else ir.Verdict.DROP, reason)
+    else:
+        decision = _by_rules(policy, packet, observation, knocks.held(packet))
+    if breaks_sequences(decision):
+        knocks.reset(packet)
+    return replace(decision, events=tuple(knocks.events))
+
+
+def _by_rules(policy: ir.Policy, packet: Packet, observation: Observation, held: frozenset[str]) -> Decision:
     counted: list[str] = []
     for rule in policy.rules:
-        if unmet(rule.match, packet, observation) is not None:
+        if unmet(rule.match, packet, observation, held) is not None:
             continue
-        if rule.unless is not None and unmet(rule.unless, packet, observation) is None:
+        if rule.unless is not None and unmet(rule.unless, packet, observation, held) is None:
             continue
         if rule.action.kind is ir.ActionKind.COUNT:
             counted.append(rule.name)
@@ -64,61 +86,18 @@ def evaluate(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> Deci
     return Decision(policy.default, "default", counted=tuple(counted))
 
 
-def observe(packet: Packet, interface: int | None) -> Observation:
-    """The packet's value of each field of ``ir.Match`` that is a plain number; None where it lacks the field."""
-    return {
-        "interface": interface,
-        "family": packet.family,
-        "ethertype": packet.ethertype,
-        "vlan": ir.NO_TAG if packet.vlan is None else packet.vlan,
-        "inner_vlan": ir.NO_TAG if packet.inner_vlan is None else packet.inner_vlan,
-        "proto": packet.proto,
-        "sport": packet.sport,
-        "dport": packet.dport,
-        "fragment": packet.fragment,
-        "length": packet.length,
-        "ttl": packet.ttl,
-        "dscp": packet.dscp,
-        "ip_options": packet.ip_options,
-    }
+def breaks_sequences(decision: Decision) -> bool:
+    """Whether a packet of this decision ends what its source has begun. Steps see to that themselves.
 
-
-def unmet(match: ir.Match, packet: Packet, observation: Observation) -> str | None:
-    """The field of ``match`` whose condition is the first that ``packet`` does not meet; None if it meets all."""
-    for field, value in observation.items():
-        ranges = getattr(match, field)
-        if ranges is not None and not _within(ranges, value):
-            return field
-    if match.src is not None and (packet.src is None or not match.src.contains(packet.family, packet.src)):
-        return "src"
-    if match.dst is not None and (packet.dst is None or not match.dst.contains(packet.family, packet.dst)):
-        return "dst"
-    if match.src_mac is not None and not any(packet.src_mac & mask == value for value, mask in match.src_mac):
-        return "src_mac"
-    if match.dst_mac is not None and not any(packet.dst_mac & mask == value for value, mask in match.dst_mac):
-        return "dst_mac"
-    if match.tcp_flags is not None and not any(_flags_hold(want, packet.tcp_flags) for want in match.tcp_flags):
-        return "tcp_flags"
-    if match.icmp is not None and not any(_icmp_holds(want, packet) for want in match.icmp):
-        return "icmp"
-    return None
-
-
-def _within(ranges: ir.Ranges, value: int | None) -> bool:
-    return value is not None and any(low <= value <= high for low, high in ranges)
-
-
-def _flags_hold(want: ir.TcpFlags, flags: int | None) -> bool:
-    return flags is not None and flags & want.set == want.set and flags & want.clear == 0
-
-
-def _icmp_holds(want: ir.IcmpMessage, packet: Packet) -> bool:
-    return (
-        packet.icmp_type is not None
-        and packet.proto == want.protocol
-        and _within((want.type,), packet.icmp_type)
-        and _within((want.code,), packet.icmp_code)
-    )
+    The default does even where it passes: what no rule passes is what a scan meets.
+    """
+    match decision.kind:
+        case "rule":
+            return decision.verdict is ir.Verdict.DROP
+        case "knock":
+            return decision.reason not in (STEP, GRANTED, ACCEPTED)
+        case kind:
+            return kind == "default"
 
 
 def enabled_allowances(allow: ir.Allow) -> list[str]:

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What outlives a packet: half-done sequences, grants, the last message of each SPA key. And the time."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from xdpfw.compiler import ir
+from xdpfw.compiler.ir import Family
+from xdpfw.packet.decode import Packet
+
+MAX_GRANTS: Final = 65536
+SWEEP_INTERVAL_NS: Final = 1_000_000_000
+ADDRESS_BITS: Final = {Family.IPV4: 32, Family.IPV6: 128}
+
+Service = ir.Service
+THE_KNOCK: Final = Service(0, 0)
+"""Stands beside the ports in a grant: the knock itself, for rules that ask who has knocked."""
+
+
+class Instant(NamedTuple):
+    """A time on both clocks.
+
+    ``boot_ns`` runs on in suspend and never goes back; ``wall_ns`` is since 1970, without leap seconds.
+    """
+
+    boot_ns: int
+    wall_ns: int
+
+    def after(self, ns: int) -> Instant:
+        return Instant(self.boot_ns + ns, self.wall_ns + ns)
+
+
+START: Final = Instant(boot_ns=3600 * 1_000_000_000, wall_ns=1_767_225_600 * 1_000_000_000)
+"""When virtual time begins: an hour after boot, at 2026-01-01T00:00:00Z."""
+
+
+class Source(NamedTuple):
+    """``address``: host-order integer of 32 or 128 bits."""
+
+    family: Family
+    address: int
+
+    @classmethod
+    def of(cls, packet: Packet) -> Source:
+        """Raises ValueError for a packet that is not IP."""
+        if packet.src is None:
+            raise ValueError("only IP packets have a source")
+        return cls(packet.family, packet.src)
+
+
+class Course(NamedTuple):
+    """A sequence that a source may be on: that which opens a knock, or that which closes it.
+
+    ``window`` tells those of a rotation apart. A sequence that changes is another one.
+    """
+
+    knock: str
+    closes: bool
+    sequence: ir.Sequence
+    window: int | None = None
+
+
+class Progress(NamedTuple):
+    """How far a source has come: ``done`` steps, the first at ``started_ns``, the last of them at ``last_ns``."""
+
+    done: int
+    started_ns: int
+    last_ns: int
+
+
+class GrantKey(NamedTuple):
+    """``prefix``: the source's address, all but its first ``prefix_bits`` bits 0."""
+
+    family: Family
+    prefix: int
+    prefix_bits: int
+    knock: str
+    service: Service
+
+
+class Grant(NamedTuple):
+    """Holds before ``until_ns``, not at it. ``key`` is the SPA key that earned it, if one did."""
+
+    until_ns: int
+    key: ir.SpaKey | None = None
+
+
+class EventKind(enum.StrEnum):
+    STEP = "step"
+    RESET = "reset"
+    GRANT = "grant"
+    GRANT_END = "grant_end"
+    GRANT_REFUSED = "grant_refused"
+    SPA_FAILURE = "spa_failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What an operator would read of a packet.
+
+    ``step``: reached so far, or, of a reset, given up. ``knock`` is None where an SPA message names no key;
+    ``key_number`` and ``service`` are as the message has them.
+    """
+
+    kind: EventKind
+    knock: str | None
+    step: int = 0
+    steps: int = 0
+    duration_ns: int = 0  # of a grant
+    reason: str | None = None  # of an SPA failure: as in Decision.reason
+    key_number: int = 0
+    service: int = 0  # 0: all
+
+
+@dataclass(slots=True)
+class Memory:
+    """State of one firewall. ``grant_capacity``: how many entries there is room for, expired ones included."""
+
+    grant_capacity: int = MAX_GRANTS
+    progress: dict[tuple[Source, Course], Progress] = field(default_factory=dict)
+    grants: dict[GrantKey, Grant] = field(default_factory=dict)
+    spa_last_wall_ns: dict[bytes, int] = field(default_factory=dict)  # by key; initially 0
+    swept_ns: int = 0
+
+    def copy(self) -> Memory:
+        return Memory(
+            self.grant_capacity, dict(self.progress), dict(self.grants), dict(self.spa_last_wall_ns), self.swept_ns
+        )
+
+    def holds(self, source: Source, knock: ir.Knock, service: Service, now: Instant) -> bool:
+        """Whether the source holds a live grant of a knock for this port, or for THE_KNOCK."""
+        grant = self.grants.get(grant_key(source, knock, service))
+        return grant is not None and now.boot_ns < grant.until_ns
+
+    def put(self, key: GrantKey, grant: Grant, now: Instant) -> bool:
+        """Grants, or has a grant last longer, never shorter. False where there is no room."""
+        held = self.grants.get(key)
+        if held is None and len(self.grants) >= self.grant_capacity:
+            self._sweep(now)
+            if len(self.grants) >= self.grant_capacity:
+                return False
+        if held is None or held.until_ns < grant.until_ns:
+            self.grants[key] = grant
+        return True
+
+    def _sweep(self, now: Instant) -> None:
+        """Makes room, at most once a second."""
+        if self.swept_ns and now.boot_ns - self.swept_ns < SWEEP_INTERVAL_NS:
+            return
+        self.swept_ns = now.boot_ns
+        for key in [key for key, grant in self.grants.items() if grant.until_ns <= now.boot_ns]:
+            del self.grants[key]
+
+
+def grant_key(source: Source, knock: ir.Knock, service: Service) -> GrantKey:
+    bits = knock.scope_v4 if source.family is Family.IPV4 else knock.scope_v6
+    rest = ADDRESS_BITS[source.family] - bits
+    return GrantKey(source.family, source.address >> rest << rest, bits, knock.name, service)
