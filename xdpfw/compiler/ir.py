@@ -129,6 +129,7 @@ class Match:
     ttl: Ranges | None = None
     dscp: Ranges | None = None
     ip_options: Ranges | None = None  # 0 or 1; IP packets only
+    knocked: tuple[str, ...] | None = None  # names of knocks: the source holds a grant of one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,92 @@ class Rule:
     match: Match
     action: Action
     unless: Match | None = None  # SPEC's ``except``: the rule does not match where all of this holds
+    log_sample: int = 0  # an event for one in so many matches, drawn at random; 1: for each; 0: none
     comment: str | None = None
     text: str = ""  # the rule in canonical one-line form, for plan and status
     sets: tuple[str, ...] = ()  # names of the sets that it looks at
+    position: Position | None = field(default=None, compare=False)
+
+
+class Step(NamedTuple):
+    """One step of a sequence.
+
+    ``protocol`` is TCP (a bare SYN to port ``number``), UDP (a datagram to it), ICMP or ICMPv6 (a message of type
+    ``number`` and, unless None, this code). ICMP stands for both families: in IPv6, types 8 and 0 are 128 and 129, and
+    other types are never met. ICMPv6 is met in IPv6 only.
+    """
+
+    protocol: int
+    number: int
+    code: int | None = None
+
+
+class Service(NamedTuple):
+    """A port that a knock opens. ``protocol`` is TCP or UDP."""
+
+    protocol: int
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """Steps, no two neighbours alike. ``step_ns`` bounds each gap, ``within_ns`` the way from the first to the last."""
+
+    steps: tuple[Step, ...]
+    within_ns: int
+    step_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A sequence of ``length`` steps that changes with each window of ``every_ns``; xdpfw.knock.rotation derives it."""
+
+    secret: bytes = field(repr=False)  # 32 bytes
+    every_ns: int
+    ports: Range
+    length: int
+    within_ns: int
+    step_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpaKey:
+    """``key``: the 32 bytes that tags are made with, already bound to the server. ``nat``: any source may use it."""
+
+    number: int  # 0-65535
+    name: str
+    key: bytes = field(repr=False)
+    nat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Spa:
+    """Single packet authorization on a UDP port. Keys of all knocks on the same port differ in number."""
+
+    port: int
+    keys: tuple[SpaKey, ...]
+    window_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """Ports that are closed to all who hold no grant of it. Exactly one of ``way`` earns one; ``close`` ends it.
+
+    A grant is for the source's prefix of ``scope_v4`` or ``scope_v6`` bits and lasts ``for_ns``. ``to``: the
+    destinations that it listens on and opens (None: all). Packets for which ``unless`` holds meet the rules instead of
+    the closed ports.
+    """
+
+    name: str
+    way: Sequence | Rotation | Spa
+    opens: tuple[Service, ...]
+    for_ns: int
+    close: Sequence | None = None
+    scope_v4: int = 32
+    scope_v6: int = 128
+    to: AddressRanges | None = None
+    unless: Match | None = None
+    text: str = ""  # the knock in canonical one-line form, without secrets, for plan and status
     position: Position | None = field(default=None, compare=False)
 
 
@@ -211,6 +295,7 @@ class Policy:
     default: Verdict
     invalid: Verdict
     allow: Allow
+    knocks: tuple[Knock, ...] = ()
     rules: tuple[Rule, ...] = ()
     address_sets: tuple[AddressSet, ...] = ()
     port_sets: tuple[PortSet, ...] = ()

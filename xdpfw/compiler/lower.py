@@ -8,9 +8,11 @@ from typing import Final
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ranges import merge
-from xdpfw.compiler.ruletext import rule_text
+from xdpfw.compiler.ruletext import knock_text, rule_text
+from xdpfw.knock.steps import Step
 from xdpfw.policy import icmp, models
 from xdpfw.policy.addresses import V4_BITS, Addresses
+from xdpfw.policy.knocks import LoadedKnock
 from xdpfw.policy.load import LoadedPolicy, LoadedRule, LoadedTest
 from xdpfw.policy.names import TCP
 from xdpfw.policy.source import collector_paused
@@ -27,6 +29,10 @@ _NOT_IN_FORCE: Final = {
     "established": "packets of open connections meet the rules like any other",
     "fragments": "later fragments meet the rules like any other packet",
 }
+_GRANTS_END: Final = (
+    "connections to ports that knocks open end with the grant, as allow.established is not in force yet: "
+    "let it last as long as they do"
+)
 
 
 def lower(loaded: LoadedPolicy) -> ir.Policy:
@@ -36,12 +42,15 @@ def lower(loaded: LoadedPolicy) -> ir.Policy:
 
 
 def not_in_force(policy: ir.Policy) -> list[str]:
-    """A line for each allowance that the policy has and the data plane does not make yet."""
-    return [
+    """A line for each allowance that the policy has and the data plane does not make yet, and for what that means."""
+    lines = [
         f"allow.{key} is not in force yet: {effect}"
         for key, effect in _NOT_IN_FORCE.items()
         if getattr(policy.allow, key)
     ]
+    if policy.knocks:
+        lines.append(_GRANTS_END)
+    return lines
 
 
 class _Lowering:
@@ -78,6 +87,7 @@ class _Lowering:
             default=ir.Verdict(loaded.default),
             invalid=ir.Verdict(loaded.invalid),
             allow=ir.Allow(**allow),
+            knocks=tuple(self.knock(knock) for knock in loaded.knocks.values()),
             rules=tuple(self.rule(rule) for rule in loaded.rules if rule.model.enabled),
             address_sets=tuple(self.address_sets.values()),
             port_sets=tuple(self.port_sets.values()),
@@ -92,10 +102,28 @@ class _Lowering:
             match=self.match(model.match, protocols),
             action=_action(model.action),
             unless=None if model.unless is None else self.match(model.unless, _protocols(model.unless) or protocols),
+            log_sample=_log_sample(model.log),
             comment=model.comment,
             text=rule_text(model),
             sets=_set_names(model),
             position=rule.place.position(),
+        )
+
+    def knock(self, knock: LoadedKnock) -> ir.Knock:
+        model = knock.model
+        unless = model.unless
+        return ir.Knock(
+            name=knock.name,
+            way=_way(knock),
+            opens=tuple(ir.Service(*service) for service in model.opens),
+            for_ns=model.lasts,
+            close=None if model.close is None else _sequence(model.close, model),
+            scope_v4=model.scope.v4,
+            scope_v6=model.scope.v6,
+            to=self.addresses(model.to),
+            unless=None if unless is None else self.match(unless, _protocols(unless) or _opened_protocols(model)),
+            text=knock_text(knock),
+            position=knock.place.position(of_key=True),
         )
 
     def match(self, match: models.Match, protocols: tuple[int, ...] | None) -> ir.Match:
@@ -121,6 +149,7 @@ class _Lowering:
             ttl=self.ranges(match.ttl),
             dscp=self.ranges(match.dscp),
             ip_options=None if match.ip_options is None else self.ranges(((match.ip_options, match.ip_options),)),
+            knocked=match.knocked and tuple(sorted(set(match.knocked))),
         )
 
     def ranges(self, spans: tuple[tuple[int, int], ...] | None) -> ir.Ranges | None:
@@ -162,6 +191,34 @@ class _Lowering:
             else:
                 (v4 if each.bits == V4_BITS else v6).append((each.low, each.high))
         return ir.AddressRanges(merge(v4), merge(v6))
+
+
+def _way(knock: LoadedKnock) -> ir.Sequence | ir.Rotation | ir.Spa:
+    model = knock.model
+    if model.spa is not None:
+        assert knock.keys is not None
+        keys = tuple(ir.SpaKey(key.number, key.name, key.key, key.nat) for key in knock.keys.keys)
+        return ir.Spa(model.spa.port, keys, model.spa.window)
+    if model.rotate is not None:
+        assert knock.secret is not None
+        rotate, within = model.rotate, model.within or models.DEFAULT_WITHIN_NS
+        ports = ir.Range(*rotate.ports)
+        return ir.Rotation(knock.secret, rotate.every, ports, rotate.length, within, model.step or within)
+    assert model.sequence is not None
+    return _sequence(model.sequence, model)
+
+
+def _sequence(steps: tuple[Step, ...], knock: models.Knock) -> ir.Sequence:
+    within = knock.within or models.DEFAULT_WITHIN_NS
+    return ir.Sequence(tuple(ir.Step(*step) for step in steps), within, knock.step or within)
+
+
+def _opened_protocols(knock: models.Knock) -> tuple[int, ...]:
+    return tuple(sorted({service.protocol for service in knock.opens}))
+
+
+def _log_sample(log: models.Log | bool | None) -> int:
+    return log.sample if isinstance(log, models.Log) else int(log or False)
 
 
 def _set_names(rule: models.Rule) -> tuple[str, ...]:

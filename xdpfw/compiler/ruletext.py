@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A rule on one line, in canonical form: ``match proto tcp, dport 80 443 → pass``."""
+"""Rules and knocks, each on one line, in canonical form: ``match proto tcp, dport 80 443 → pass``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from xdpfw.policy import models, names
-from xdpfw.policy.values import NO_TAG, Flags, Mac, Protocol, SetName, Span
+from xdpfw.policy.addresses import V4_BITS, V6_BITS
+from xdpfw.policy.knocks import LoadedKnock
+from xdpfw.policy.values import NO_TAG, Flags, Mac, Protocol, SetName, Span, duration_text
 
 MAX_VALUES_SHOWN: Final = 8
 
@@ -20,7 +22,55 @@ def rule_text(rule: models.Rule) -> str:
     text = f"match {_match(rule.match) or 'all'}"
     if rule.unless is not None:
         text += f" except {_match(rule.unless)}"
-    return f"{text} → {_action(rule.action)}"
+    return f"{text} → {_action(rule.action)}{_log(rule.log)}"
+
+
+def knock_text(knock: LoadedKnock) -> str:
+    """Without secrets: of keys, the numbers and names."""
+    model = knock.model
+    text = f"{_way(knock)}{_times(model)} → opens {_listed(model.opens)} for {duration_text(model.lasts)}"
+    if model.close is not None:
+        text += f", close {_listed(model.close)}"
+    if (model.scope.v4, model.scope.v6) != (V4_BITS, V6_BITS):
+        text += f", scope /{model.scope.v4} /{model.scope.v6}"
+    if model.to is not None:
+        text += f", to {_condition(model.to, _or_set)}"
+    if model.unless is not None:
+        text += f", except {_match(model.unless)}"
+    return text
+
+
+def _way(knock: LoadedKnock) -> str:
+    model = knock.model
+    if model.spa is not None:
+        assert knock.keys is not None
+        keys = [f"{key.number} {key.name}{' nat' if key.nat else ''}" for key in knock.keys.keys]
+        shown = _condition(tuple(keys), str) if keys else "none"
+        return f"spa port {model.spa.port} window {duration_text(model.spa.window)} keys {shown}"
+    if model.rotate is not None:
+        rotate = model.rotate
+        every = duration_text(rotate.every)
+        return f"rotate every {every} ports {_span(rotate.ports)} length {rotate.length}"
+    assert model.sequence is not None
+    return f"sequence {_listed(model.sequence)}"
+
+
+def _times(knock: models.Knock) -> str:
+    if knock.sequence is None and knock.rotate is None and knock.close is None:
+        return ""
+    within = knock.within or models.DEFAULT_WITHIN_NS
+    step = "" if knock.step in (None, within) else f" step {duration_text(knock.step)}"
+    return f" within {duration_text(within)}{step}"
+
+
+def _log(log: models.Log | bool | None) -> str:
+    if isinstance(log, models.Log):
+        return ", log" if log.sample == 1 else f", log 1/{log.sample}"
+    return ", log" if log else ""
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def mac_text(mac: int) -> str:
@@ -118,4 +168,5 @@ _WRITERS: Final[dict[str, Callable[..., str]]] = {
     "ttl": _span,
     "dscp": _span,
     "ip_options": _boolean,
+    "knocked": str,
 }

@@ -19,7 +19,7 @@ _IPV4 = frozenset(("ipv4",))
 _IPV6 = frozenset(("ipv6",))
 _IP = _IPV4 | _IPV6
 _L4_FIELDS = ("sport", "dport", "tcp_flags", "icmp_type", "icmp_code")
-_IP_FIELDS = ("ttl", "length", "dscp", "ip_options", "fragment", *_L4_FIELDS)
+_IP_FIELDS = ("ttl", "length", "dscp", "ip_options", "fragment", "knocked", *_L4_FIELDS)
 
 
 class Fault(NamedTuple):
@@ -35,28 +35,29 @@ def faults(rule: Rule, sets: Mapping[str, LoadedSet | None], interfaces: Collect
 
     ``sets`` has None for a set that exists but could not be read; ``interfaces`` is None where they could not.
     """
-    yield from _match_faults("match", rule.match, _protocols(rule.match), sets, interfaces)
+    yield from match_faults("match", rule.match, protocols_of(rule.match), sets, interfaces)
     if rule.unless is not None:
         if not rule.unless.model_fields_set:
             yield Fault(("except",), "is empty: it holds for every packet, so the rule never matches", "leave it out")
-        protocols = _protocols(rule.unless) or _protocols(rule.match)
-        yield from _match_faults("except", rule.unless, protocols, sets, interfaces)
+        protocols = protocols_of(rule.unless) or protocols_of(rule.match)
+        yield from match_faults("except", rule.unless, protocols, sets, interfaces)
 
 
-def _protocols(match: Match) -> tuple[Protocol, ...] | None:
+def protocols_of(match: Match) -> tuple[Protocol, ...] | None:
     """The protocols that a match says or implies; None: it says nothing about them."""
     if match.proto is None and match.tcp_flags is not None:
         return (Protocol(TCP, named=True),)
     return match.proto
 
 
-def _match_faults(
+def match_faults(
     where: str,
     match: Match,
     protocols: tuple[Protocol, ...] | None,
     sets: Mapping[str, LoadedSet | None],
     interfaces: Collection[str] | None,
 ) -> Iterator[Fault]:
+    """Those of the match under the key ``where``. ``protocols``: those that it is about; None: not said."""
     for index, name in enumerate(match.interface or ()):
         if interfaces is not None and name not in interfaces:
             yield Fault(
@@ -67,7 +68,7 @@ def _match_faults(
     unknown = False
     for field, kind in (("src", "prefix"), ("dst", "prefix"), ("sport", "port"), ("dport", "port")):
         for index, value in enumerate(getattr(match, field) or ()):
-            if isinstance(value, SetName) and (fault := _set_fault((where, field, index), value, kind, sets)):
+            if isinstance(value, SetName) and (fault := set_fault((where, field, index), value, kind, sets)):
                 unknown = True
                 yield fault
     yield from _protocol_faults(where, match, protocols)
@@ -81,7 +82,8 @@ def _match_faults(
         yield from _family_faults(where, match, sets)
 
 
-def _set_fault(path: Path, name: str, kind: str, sets: Mapping[str, LoadedSet | None]) -> Fault | None:
+def set_fault(path: Path, name: str, kind: str, sets: Mapping[str, LoadedSet | None]) -> Fault | None:
+    """What is wrong with a set that stands where one of ``kind`` belongs."""
     if name not in sets:
         of_kind = [known for known, found in sets.items() if found is None or found.kind == kind]
         return Fault(path, f"@{name} is not a set of this policy", names.suggestion(name, of_kind, form="@{}"))

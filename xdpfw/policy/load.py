@@ -12,7 +12,9 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from xdpfw.errors import PolicyError, Position
-from xdpfw.policy import consistency, models, names, source, values
+from xdpfw.policy import consistency, knockfaults, models, names, source, values
+from xdpfw.policy.consistency import Fault
+from xdpfw.policy.knocks import LoadedKnock, loaded_knock
 from xdpfw.policy.problems import Place, translated
 from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.source import Mapping, Sources
@@ -51,6 +53,7 @@ class LoadedPolicy:
     invalid: str
     allow: models.Allow
     sets: dict[str, LoadedSet]
+    knocks: dict[str, LoadedKnock]
     rules: tuple[LoadedRule, ...]
     tests: tuple[LoadedTest, ...]
     sources: Sources
@@ -86,6 +89,7 @@ class _Loader:
     settings: dict[str, _Setting] = field(default_factory=dict)
     interfaces: dict[str, models.Interface | None] = field(default_factory=dict)  # None: with errors
     sets: dict[str, LoadedSet | None] = field(default_factory=dict)
+    knocks: dict[str, LoadedKnock | None] = field(default_factory=dict)
     rules: list[LoadedRule] = field(default_factory=list)
     tests: list[LoadedTest] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
@@ -111,6 +115,8 @@ class _Loader:
             self._add_interface(name, place)
         for name in _named(root.get("sets")):
             self._add_set(name, place)
+        for name in _named(root.get("knocks")):
+            self._add_knock(name, place)
         for index, data in enumerate(_listed(root.get("rules"))):
             name, rule_place = self._list_item("rule", index, data, place)
             if (rule := self._validated(models.Rule, data, rule_place)) is not None:
@@ -135,6 +141,7 @@ class _Loader:
             invalid="drop" if invalid is None else invalid.value,
             allow=models.Allow(**{key: found.value for key, found in allow.items() if found is not None}),
             sets={name: found for name, found in self.sets.items() if found is not None},
+            knocks={name: found for name, found in self.knocks.items() if found is not None},
             rules=tuple(self.rules),
             tests=tuple(self.tests),
             sources=self.sources,
@@ -210,8 +217,25 @@ class _Loader:
                 self.errors.append(error)
         return loaded if len(self.errors) == before else None
 
+    def _add_knock(self, name: str, file: Place) -> None:
+        place = self._section_item("knock", name, values.name, file)
+        if place is not None:
+            self.knocks[name] = self._loaded_knock(name, place)
+
+    def _loaded_knock(self, name: str, place: Place) -> LoadedKnock | None:
+        model = self._validated(models.Knock, place.node(), place)
+        if model is None:
+            return None
+        named = model.spa.keys if model.spa else model.rotate.secret if model.rotate else None
+        path = None if named is None else _beside(place.file, named)
+        try:
+            return loaded_knock(name, model, place, path, self.sources)
+        except PolicyError as error:
+            self.errors += (error, *error.others)
+            return None
+
     def _section_item(self, kind: str, name: str, notation: Callable[[object], str], file: Place) -> Place | None:
-        """The place of an interface or a set, or None where its name is taken."""
+        """The place of an interface, a set or a knock, or None where its name is taken."""
         section = f"{kind}s"
         place = Place(file.root, file.file, (section, name), f"{kind} {values.quoted(name)}")
         position = place.position(of_key=True)
@@ -253,11 +277,26 @@ class _Loader:
         interfaces = tuple(self.interfaces) or None
         for rule in self.rules:
             for fault in consistency.faults(rule.model, self.sets, interfaces):
-                self.errors.append(rule.place.error(fault.message, *fault.path, hint=fault.hint))
+                self._add_fault(rule.place, fault)
+            for fault in knockfaults.knocked_faults(rule.model, self.knocks):
+                self._add_fault(rule.place, fault)
+        self._check_knocks(interfaces)
         rule_names = {name: None for kind, name in self.taken if kind == "rule"}
         disabled = {rule.name for rule in self.rules if not rule.model.enabled}
         for test in self.tests:
             self.errors.extend(_test_errors(test, rule_names, disabled, interfaces))
+
+    def _check_knocks(self, interfaces: Collection[str] | None) -> None:
+        knocks = [knock for knock in self.knocks.values() if knock is not None]
+        for knock, fault in knockfaults.knock_faults(knocks, self.sets, interfaces):
+            self._add_fault(knock.place, fault)
+        enabled = [rule for rule in self.rules if rule.model.enabled]
+        if excess := knockfaults.excess_knocked([rule.model for rule in enabled]):
+            number, fault = excess
+            self._add_fault(enabled[number].place, fault)
+
+    def _add_fault(self, place: Place, fault: Fault) -> None:
+        self.errors.append(place.error(fault.message, *fault.path, hint=fault.hint))
 
 
 def _test_errors(

@@ -11,11 +11,16 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag, model_validator
 
-from xdpfw.policy import names, values
-from xdpfw.policy.addresses import Addresses, address
+from xdpfw.knock import steps
+from xdpfw.policy import names, services, values
+from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses, address
 from xdpfw.policy.values import Flags, Mac, NotationError, Protocol, SetName, Span
 
 LANGUAGE_VERSION = 1
+MAX_STEPS = steps.MAX_STEPS
+MAX_SERVICES = 16
+SECOND_NS = 1_000_000_000
+DEFAULT_WITHIN_NS = 10 * SECOND_NS
 
 T = TypeVar("T")
 
@@ -53,6 +58,19 @@ def _choice(*allowed: str) -> PlainValidator:
     return PlainValidator(lambda value: values.choice(value, allowed))
 
 
+def _duration(shortest: str, longest: str) -> PlainValidator:
+    return PlainValidator(lambda value: values.duration_between(value, shortest, longest))
+
+
+def _at_most(limit: int, what: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if isinstance(value, list) and len(value) > limit:
+            raise NotationError(f"has {len(value)} {what}, and {limit} are the most", hint="leave some out")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _span(low: int, high: int) -> PlainValidator:
     return PlainValidator(lambda value: values.span(value, low, high))
 
@@ -77,6 +95,11 @@ IcmpType: TypeAlias = Annotated[
 IcmpCode: TypeAlias = Annotated[
     Span | str, PlainValidator(lambda value: values.icmp(value, names.ICMP_CODES, "ICMP code"))
 ]
+
+Step: TypeAlias = Annotated[steps.Step, PlainValidator(services.step)]
+Steps: TypeAlias = Annotated[OneOrMore[Step], _at_most(MAX_STEPS, "steps")]
+Service: TypeAlias = Annotated[services.Service, PlainValidator(services.service)]
+Services: TypeAlias = Annotated[OneOrMore[Service], _at_most(MAX_SERVICES, "ports")]
 
 
 class Model(BaseModel):
@@ -148,7 +171,7 @@ class Match(Model):
     dscp: Given[OneOrMore[Annotated[Span, PlainValidator(values.dscp)]]] = None
     ip_options: Given[Boolean] = None
     state: Later = None
-    knocked: Later = None
+    knocked: Given[OneOrMore[Name]] = None
 
 
 class Redirect(Model):
@@ -183,19 +206,87 @@ Action: TypeAlias = Annotated[
 ]
 
 
+class Log(Model):
+    sample: Annotated[int, PlainValidator(values.one_in)]
+
+
 class Rule(Model):
     name: Given[Name] = None
     match: Match = Match()
     unless: Given[Match] = Field(default=None, alias="except")
     action: Action
     limit: Later = None
-    log: Later = None
+    log: Given[
+        Annotated[
+            Annotated[Boolean, Tag("each")] | Annotated[Log, Tag("sample")],
+            Discriminator(lambda value: "sample" if isinstance(value, dict | Log) else "each"),
+        ]
+    ] = None
     add_to: Later = None
     enabled: Boolean = True
     comment: Given[Text] = None
 
 
-class Step(Model):
+class Spa(Model):
+    port: Annotated[int, PlainValidator(lambda value: values.number(value, 1, values.MAX_PORT))]
+    keys: FileName
+    window: Annotated[int, _duration("1s", "1d")] = 30 * SECOND_NS
+
+
+class Rotate(Model):
+    secret: FileName
+    every: Annotated[int, _duration("1s", "7d")] = 30 * SECOND_NS
+    ports: Annotated[Span, _span(1, values.MAX_PORT)]
+    length: Annotated[int, PlainValidator(lambda value: values.number(value, 1, MAX_STEPS))] = 4
+
+
+class Scope(Model):
+    """Bits of the prefix that a grant is for."""
+
+    v4: Annotated[int, PlainValidator(lambda value: values.number(value, 1, V4_BITS))] = V4_BITS
+    v6: Annotated[int, PlainValidator(lambda value: values.number(value, 1, V6_BITS))] = V6_BITS
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_word(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            if not data:
+                raise NotationError("is empty", hint="write scope: address, or {v4: 24, v6: 64}")
+            return data
+        values.choice(data, ("address",))
+        return {"v4": V4_BITS, "v6": V6_BITS}
+
+
+class Knock(Model):
+    """Exactly one of ``sequence``, ``spa`` and ``rotate``. ``step`` is as long as ``within`` where it is not given."""
+
+    sequence: Given[Steps] = None
+    spa: Given[Spa] = None
+    rotate: Given[Rotate] = None
+    within: Given[Annotated[int, _duration("1ms", "1d")]] = None
+    step: Given[Annotated[int, _duration("1ms", "1d")]] = None
+    opens: Services
+    lasts: Annotated[int, PlainValidator(values.duration_ns)] = Field(default=30 * SECOND_NS, alias="for")
+    close: Given[Steps] = None
+    scope: Scope = Scope(v4=V4_BITS, v6=V6_BITS)
+    to: Given[OneOrMore[Address]] = None
+    unless: Given[Match] = Field(default=None, alias="except")
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> Knock:
+        ways = [key for key in ("sequence", "spa", "rotate") if getattr(self, key) is not None]
+        if not ways:
+            raise NotationError(
+                "has none of sequence, spa and rotate", hint="as in sequence: [7000/tcp, 9000/udp, 8000/tcp]"
+            )
+        if len(ways) > 1:
+            raise NotationError(
+                f"has {' and '.join(ways)}", hint="make them knocks of their own; several may open the same port"
+            )
+        return self
+
+
+class TestStep(Model):
     packet: Given[Text] = None
     expect: Given[Annotated[str, _choice("pass", "drop", "tx", "redirect")]] = None
     rule: Given[Name] = None
@@ -203,7 +294,7 @@ class Step(Model):
     wait: Given[Annotated[int, PlainValidator(values.duration_ns)]] = None
 
     @model_validator(mode="after")
-    def _sends_or_waits(self) -> Step:
+    def _sends_or_waits(self) -> TestStep:
         if self.wait is not None:
             if self.packet or self.expect or self.rule or self.interface:
                 raise NotationError("waits and does more", hint="make wait a step of its own")
@@ -218,7 +309,7 @@ class Test(Model):
     """A test of a single step may have the step's keys as its own."""
 
     name: Given[Text] = None
-    steps: Annotated[tuple[Step, ...], BeforeValidator(_not_empty)]
+    steps: Annotated[tuple[TestStep, ...], BeforeValidator(_not_empty)]
 
     @model_validator(mode="before")
     @classmethod
@@ -229,13 +320,13 @@ class Test(Model):
         step = {key: value for key, value in data.items() if key not in cls.model_fields}
         if "steps" not in own:
             return {**own, "steps": [step]}
-        if stray := next((key for key in step if key in Step.model_fields), None):
+        if stray := next((key for key in step if key in TestStep.model_fields), None):
             raise NotationError(f"has steps, and {stray} beside them", hint=f"{stray} belongs in a step")
         return data
 
 
 class PolicyFile(Model):
-    """One file. Rules, sets and tests are validated one by one, so an error in one hides none in another."""
+    """One file. Rules, sets, knocks and tests are validated one by one, so an error in one hides none in another."""
 
     version: Annotated[int, PlainValidator(_version)]
     include: tuple[FileName, ...] | None = None
@@ -244,8 +335,8 @@ class PolicyFile(Model):
     invalid: Given[Annotated[Literal["pass", "drop"], _choice("pass", "drop")]] = None
     allow: Given[Allow] = None
     sets: dict[str, Any] | None = None
+    knocks: dict[str, Any] | None = None
     rules: tuple[Any, ...] | None = None
     tests: tuple[Any, ...] | None = None
-    knocks: Later = None
     never_ban: Later = None
     protect: Later = None

@@ -14,6 +14,7 @@ from typing import Final
 
 ICMP: Final = 1
 TCP: Final = 6
+UDP: Final = 17
 ICMPV6: Final = 58
 
 PROTOCOLS: Final = {
@@ -23,7 +24,7 @@ PROTOCOLS: Final = {
     "ipip": 4,
     "tcp": TCP,
     "egp": 8,
-    "udp": 17,
+    "udp": UDP,
     "dccp": 33,
     "ipv6": 41,
     "rsvp": 46,

@@ -21,7 +21,11 @@ _MODELS_BY_KEY: dict[str, type[BaseModel]] = {
     "except": models.Match,
     "action": models.Forward,
     "redirect": models.Redirect,
-    "steps": models.Step,
+    "steps": models.TestStep,
+    "log": models.Log,
+    "spa": models.Spa,
+    "rotate": models.Rotate,
+    "scope": models.Scope,
 }
 
 
@@ -55,7 +59,7 @@ class Place:
         match path:
             case ("steps", int(index), *rest):
                 return " ".join([f"step {index + 1}", *(str(key) for key in rest)])
-            case ("allow" as outer, str(key)) | ("except" as outer, str(key), *_):
+            case ("allow" as outer, str(key)) | ("except" | "spa" | "rotate" | "scope" | "log" as outer, str(key), *_):
                 return f"{outer} {key}"
         return next((key for key in reversed(path) if isinstance(key, str)), "")
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import re
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as ReadOnlyMapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -76,16 +78,21 @@ _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": N
 _REFUSED_CHARACTER = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff")
 
 
+_STAND_IN: Final = "# a stand-in: xdpfw does not store the secret itself\n"
+
+
 class Sources:
-    """The files that make up a policy: itself, those that it includes, and those of its sets.
+    """The files that make up a policy: itself, those that it includes, those of its sets and of its knocks' secrets.
 
     What was read from disk can be stored as it is (``files``) and read again later without the disk
-    (``from_bundle``), with the same paths.
+    (``from_bundle``), with the same paths. Secrets are not among it: a stand-in is, which differs where they do.
     """
 
     def __init__(self, bundle: ReadOnlyMapping[str, str] | None) -> None:
         self._bundle = bundle
         self._files: dict[str, str] = {}
+        self._secrets: dict[str, str] = {}
+        self._modes: dict[str, int] = {}
 
     @classmethod
     def from_disk(cls) -> Sources:
@@ -103,7 +110,10 @@ class Sources:
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hex over the texts in the order in which they were read: the same wherever the files lie."""
+        """SHA-256 in hex over the texts in the order in which they were read: the same wherever the files lie.
+
+        Of secrets, the stand-ins count.
+        """
         digest = hashlib.sha256()
         for text in self._files.values():
             data = text.encode()
@@ -116,10 +126,36 @@ class Sources:
 
         Raises PolicyError, at ``named_at``, where there is no such file or it is no text in UTF-8.
         """
+        if path in self._secrets:
+            hint = "give the secret a file of its own"
+            raise PolicyError(f"{path} is the file of a secret, too", named_at, hint=hint)
         if path not in self._files:
-            fetch = self._from_disk if self._bundle is None else self._stored
-            self._files[path] = fetch(path, named_at)
+            self._files[path] = self._fetch(path, named_at)
         return self._files[path]
+
+    def read_secret(self, path: str, stand_in: Callable[[str], str], *, named_at: Position | None = None) -> str:
+        """The text of a file that must not be stored: ``files`` gets what ``stand_in`` makes of it.
+
+        From a bundle of stored files, the stand-in itself comes back. Raises PolicyError as ``read`` does, and where
+        the file is also one that is not secret.
+        """
+        if path not in self._secrets:
+            if path in self._files:
+                hint = "give the secret a file of its own"
+                raise PolicyError(f"{path} is another file of the policy, too", named_at, hint=hint)
+            text = self._fetch(path, named_at)
+            self._secrets[path] = text
+            is_stored = self._bundle is not None and text.endswith(_STAND_IN)
+            self._files[path] = text if is_stored else f"{stand_in(text)}{_STAND_IN}"
+        return self._secrets[path]
+
+    @property
+    def exposed(self) -> ReadOnlyMapping[str, int]:
+        """The files of secrets that others than their owner can read or write: path to permission bits."""
+        return {path: mode for path in self._secrets if (mode := self._modes.get(path, 0)) & 0o077}
+
+    def _fetch(self, path: str, named_at: Position | None) -> str:
+        return self._from_disk(path, named_at) if self._bundle is None else self._stored(path, named_at)
 
     def _stored(self, path: str, named_at: Position | None) -> str:
         assert self._bundle is not None
@@ -130,10 +166,12 @@ class Sources:
     def _from_disk(self, path: str, named_at: Position | None) -> str:
         try:
             with open(path, "rb") as file:
+                self._modes[path] = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 data = file.read(MAX_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise PolicyError(f"cannot read {path!r}: {reason}", named_at) from None
+            hint = "only root or its owner may" if isinstance(error, PermissionError) else None
+            raise PolicyError(f"cannot read {path!r}: {reason}", named_at, hint=hint) from None
         if len(data) > MAX_FILE_BYTES:
             raise PolicyError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB", named_at)
         try:

@@ -17,6 +17,7 @@ MAX_PORT: Final = 0xFFFF
 MAX_VLAN: Final = 4095
 MAX_IP_LENGTH: Final = 65535 + 40
 MAX_DURATION_NS: Final = 366 * 86_400 * 1_000_000_000
+MAX_SAMPLE: Final = (1 << 32) - 1
 
 NO_TAG: Final = -1
 """What ``vlan: none`` is a span of."""
@@ -71,6 +72,7 @@ _SPAN = re.compile(r"([0-9]{1,19})\s*-\s*([0-9]{1,19})")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _MAC = re.compile(r"(?:[0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}")
 _DURATION = re.compile(r"([0-9]{1,12})(ms|s|m|h|d)")
+_ONE_IN = re.compile(r"1/([0-9]{1,19})")
 _UNIT_NS: Final = {
     "ms": 1_000_000,
     "s": 1_000_000_000,
@@ -216,6 +218,33 @@ def duration_ns(value: object) -> int:
     if result > MAX_DURATION_NS:
         raise NotationError(f"{text} is longer than a year")
     return result
+
+
+def duration_between(value: object, shortest: str, longest: str) -> int:
+    """A duration in ns, from ``shortest`` to ``longest``, both included."""
+    result = duration_ns(value)
+    if result < duration_ns(shortest):
+        raise NotationError(f"{text_of(value)} is shorter than {shortest}")
+    if result > duration_ns(longest):
+        raise NotationError(f"{text_of(value)} is longer than {longest}")
+    return result
+
+
+def duration_text(ns: int) -> str:
+    """A duration as it is written, in the largest unit that it is a whole number of."""
+    unit = next((unit for unit, length in reversed(_UNIT_NS.items()) if ns % length == 0), "ms")
+    return f"{ns // _UNIT_NS[unit]}{unit}"
+
+
+def one_in(value: object) -> int:
+    """The N of ``1/N``."""
+    text = text_of(value)
+    if not (found := _ONE_IN.fullmatch(text)):
+        raise NotationError(f"{shown(text)} is not of the form 1/N", hint="1/100 is one in a hundred")
+    try:
+        return number(found[1], 1, MAX_SAMPLE)
+    except NotationError as problem:
+        raise NotationError(f"{shown(text)}: {problem.message}", hint=problem.hint) from None
 
 
 def port(value: object) -> Span | SetName:
