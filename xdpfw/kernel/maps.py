@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Typed maps: arrays, per-CPU counters, and blobs of bytes that are pinned beside them."""
+"""Typed maps: arrays, hashes, per-CPU counters, and blobs of bytes that are pinned beside them."""
 
 from __future__ import annotations
 
+import errno
 import functools
 import mmap
 import sys
 from array import array
-from collections.abc import Iterable
-from typing import Final, NamedTuple, Self
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple, Self
 
 from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, object_info, options
 
+TYPE_HASH: Final = 1
 TYPE_ARRAY: Final = 2
 TYPE_ARRAY_OF_MAPS: Final = 12
 FLAG_MMAPABLE: Final = 1 << 10
@@ -34,13 +36,14 @@ def possible_cpus() -> int:
 
 
 class Map(BpfObject):
-    """A map with 32-bit keys 0 to ``max_entries`` - 1."""
+    """A map of any type."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         info = object_info(fd, "bpf_map_info")
         self.id: Final[int] = info.id
         self.name: Final[str] = ffi.string(info.name).decode()
+        self.key_size: Final[int] = info.key_size
         self.value_size: Final[int] = info.value_size
         self.max_entries: Final[int] = info.max_entries
         self.flags: Final[int] = info.map_flags
@@ -51,7 +54,7 @@ class Map(BpfObject):
 
 
 class ArrayMap(Map):
-    """Elements of ``value_size`` bytes each. A device map is one, too: of interface indexes."""
+    """Elements of ``value_size`` bytes, numbers 0 to ``max_entries`` - 1. A device map is one, too: of interfaces."""
 
     @classmethod
     def create(cls, name: str, value_size: int, max_entries: int, *, type: int = TYPE_ARRAY, **attributes: int) -> Self:
@@ -96,10 +99,83 @@ class ArrayMap(Map):
         )
         check(result, "fill", self._label)
 
+    @property
+    def stride(self) -> int:
+        """Bytes from one element to the next where the map is mapped to memory (kernel/bpf/arraymap.c)."""
+        return -(-self.value_size // WORD_BYTES) * WORD_BYTES
+
     def mapped(self, length: int, protection: int) -> mmap.mmap:
         """The first ``length`` bytes (rounded up to a page) of a map that was made with FLAG_MMAPABLE."""
         pages = -(-length // mmap.PAGESIZE)
         return mmap.mmap(self._fd, pages * mmap.PAGESIZE, mmap.MAP_SHARED, protection)
+
+
+class HashMap(Map):
+    """Values of ``value_size`` bytes by keys of ``key_size`` bytes, at most ``max_entries`` of them."""
+
+    @classmethod
+    def create(cls, name: str, key_size: int, value_size: int, max_entries: int, **attributes: int) -> Self:
+        """A new, empty hash. ``name`` and ``attributes`` as of ``ArrayMap.create``."""
+        fd = libbpf().bpf_map_create(
+            TYPE_HASH, name.encode(), key_size, value_size, max_entries, options("bpf_map_create_opts", **attributes)
+        )
+        return cls(check(fd, "create", f"map {name}"))
+
+    def read(self, key: bytes) -> bytes | None:
+        """The value of ``key``; None where there is none."""
+        value = ffi.new("char[]", self.value_size)
+        result = libbpf().bpf_map_lookup_elem(self._fd, self._checked(key), value)
+        if result == -errno.ENOENT:
+            return None
+        check(result, "read", self._label)
+        return bytes(ffi.buffer(value))
+
+    def write(self, key: bytes, value: bytes) -> None:
+        """Sets the value of ``key``, which may be new. Raises KernelError, with E2BIG where the map is full."""
+        if len(value) != self.value_size:
+            raise ValueError(f"{self._label} holds values of {self.value_size} bytes, not {len(value)}")
+        check(
+            libbpf().bpf_map_update_elem(self._fd, self._checked(key), ffi.from_buffer(value), 0), "write", self._label
+        )
+
+    def delete(self, key: bytes) -> bool:
+        """Takes ``key`` out; False if it is not there."""
+        result = libbpf().bpf_map_delete_elem(self._fd, self._checked(key))
+        if result == -errno.ENOENT:
+            return False
+        check(result, "delete from", self._label)
+        return True
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values, in no order.
+
+        What is there all the time is met once; what comes or goes meanwhile may be met or not. The kernel copies a
+        bucket at a time under its lock (05799638d10a, Linux 5.6).
+        """
+        keys = bytearray(self.max_entries * self.key_size)
+        values = bytearray(self.max_entries * self.value_size)
+        place: Any = ffi.NULL
+        more = True
+        while more:
+            count = ffi.new("__u32 *", self.max_entries)
+            next_place = ffi.new("__u32 *")
+            result = libbpf().bpf_map_lookup_batch(
+                self._fd, place, next_place, ffi.from_buffer(keys), ffi.from_buffer(values), count, ffi.NULL
+            )
+            more = result != -errno.ENOENT  # which says that this was the last batch
+            if more:
+                check(result, "read", self._label)
+            for index in range(count[0]):
+                yield (
+                    bytes(keys[index * self.key_size : (index + 1) * self.key_size]),
+                    bytes(values[index * self.value_size : (index + 1) * self.value_size]),
+                )
+            place = next_place
+
+    def _checked(self, key: bytes) -> Any:
+        if len(key) != self.key_size:
+            raise ValueError(f"{self._label} has keys of {self.key_size} bytes, not {len(key)}")
+        return ffi.from_buffer(key)
 
 
 class CounterMap(Map):

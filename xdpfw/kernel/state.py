@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The maps that outlive generations: grants, half-done sequences, last times of SPA keys, events.
+
+They are an instance's. Each generation is loaded with the ones that are there, so that an ``apply`` loses none of it,
+and old and new program share them while one takes the other's place. The kernel changes all of them at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from xdpfw.kernel import abi
+from xdpfw.kernel.libbpf import check, libbpf
+from xdpfw.kernel.maps import ArrayMap, HashMap, Map
+from xdpfw.kernel.ring import EventRecord, Ring, address, append, halves
+
+KERNEL_HEAD: Final = 0
+NOTES_HEAD: Final = 1
+NS_PER_S: Final = 1_000_000_000
+
+_MARKER_BITS: Final = 32 - abi.Marker.STEP_BITS
+
+
+class Grant(NamedTuple):
+    """One entry of ``grants``: ``knock`` has admitted a source to a port, or, with protocol and port 0, at all.
+
+    ``source``: a prefix's first address, a host-order integer of 32 or 128 bits. Times are of CLOCK_BOOTTIME.
+    """
+
+    family: int
+    source: int
+    prefix_bits: int
+    knock: int
+    protocol: int
+    port: int
+    until_ns: int
+    granted_ns: int
+    key: int = 0  # fingerprint of the SPA key; 0: none
+    key_number: int = 0
+
+    def is_live(self, now_ns: int) -> bool:
+        return now_ns < self.until_ns
+
+
+class Shared(NamedTuple):
+    """``struct xdpfw_shared``."""
+
+    hash_secret: tuple[int, int]
+    tai_offset_ns: int
+    swept_ns: int
+    grants_refused: int
+
+
+class SpaTime(NamedTuple):
+    """An element of ``spa_times``; ``fingerprint`` 0: it is nobody's."""
+
+    fingerprint: int
+    last_wall_ns: int
+
+
+class SpaFailures(NamedTuple):
+    """``prefix``: first address of a /24 or /64, a host-order integer of 32 or 128 bits."""
+
+    family: int
+    prefix: int
+    packets: int
+    last_wall_ns: int
+
+
+def boot_ns() -> int:
+    """The clock that the kernel's state goes by."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def present_tai_offset_ns() -> int:
+    """CLOCK_TAI - CLOCK_REALTIME, whole seconds: 0 where nobody has told the kernel."""
+    difference = time.clock_gettime_ns(time.CLOCK_TAI) - time.clock_gettime_ns(time.CLOCK_REALTIME)
+    return round(difference / NS_PER_S) * NS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The maps, by their names in bpf/maps.h."""
+
+    shared: ArrayMap
+    progress: ArrayMap
+    markers: ArrayMap
+    grants: HashMap
+    spa_times: ArrayMap
+    spa_failures: ArrayMap
+    events: ArrayMap
+    event_heads: ArrayMap
+    event_limits: ArrayMap
+    notes: ArrayMap
+
+    @classmethod
+    def collect(cls, descriptor: Callable[[str], int]) -> Self:
+        """All maps; ``descriptor`` opens one by name. Where it raises, those opened before are closed."""
+        with contextlib.ExitStack() as opened:
+            maps = cls(
+                **{
+                    name: opened.enter_context(_MAP_CLASSES.get(name, ArrayMap)(descriptor(name)))
+                    for name in STATE_MAPS
+                }
+            )
+            opened.pop_all()
+        return maps
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """What was pinned in ``directory``. Raises KernelError, with ENOENT where nothing is."""
+        return cls.collect(lambda name: _open_descriptor(directory / name))
+
+    def pin(self, directory: Path) -> None:
+        """Pins each map by its name; the directory is there."""
+        for name, map_ in self._by_name():
+            map_.pin(str(directory / name))
+
+    def descriptors(self) -> dict[str, int]:
+        """The maps' descriptors, which stay this object's, by name: for a generation that is to use them."""
+        return {name: map_.fileno() for name, map_ in self._by_name()}
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(map_.locked_bytes for _, map_ in self._by_name())
+
+    def close(self) -> None:
+        """Gives all descriptors back; again is harmless."""
+        for _, map_ in self._by_name():
+            map_.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def initialise(self, hash_secret: tuple[int, int], tai_offset_ns: int) -> None:
+        """Sets what all generations share. Only for maps that no program has yet: it writes over the kernel's part."""
+        self.shared.write(0, abi.pack("shared", {"hash_secret": hash_secret, "tai_offset_ns": tai_offset_ns}))
+
+    def read_shared(self) -> Shared:
+        value = abi.unpack("shared", self.shared.read(0))
+        return Shared(
+            (value.hash_secret[0], value.hash_secret[1]), value.tai_offset_ns, value.swept_ns, value.grants_refused
+        )
+
+    def set_tai_offset(self, tai_offset_ns: int) -> None:
+        """Writes this member and no other: the kernel counts in the ones beside it."""
+        start = abi.offset_of("shared", "tai_offset_ns")
+        with (
+            self.shared.mapped(self.shared.stride, mmap.PROT_READ | mmap.PROT_WRITE) as memory,
+            memoryview(memory) as whole,
+            whole[start : start + 8].cast("q") as member,
+        ):
+            member[0] = tai_offset_ns
+
+    def list_grants(self) -> list[Grant]:
+        """All entries, those that have expired and are not swept yet among them, in no order."""
+        return [_grant(key, value) for key, value in self.grants.items()]
+
+    def put_grant(self, grant: Grant) -> None:
+        """Raises KernelError, with E2BIG where the map is full."""
+        self.grants.write(
+            _grant_key(grant),
+            abi.pack("grant", {name: getattr(grant, name) for name in ("until_ns", "granted_ns", "key", "key_number")}),
+        )
+
+    def delete_grant(self, grant: Grant) -> bool:
+        """Ends a grant, whatever it has been extended to; False if it is gone already."""
+        return self.grants.delete(_grant_key(grant))
+
+    def half_done(self, now_ns: int) -> int:
+        """How many sources may be in the middle of a sequence. Sources that fall together count once."""
+        now = now_ns >> abi.Marker.SHIFT
+        mask = (1 << _MARKER_BITS) - 1
+        markers = memoryview(self.markers.read(0)).cast("I")
+        untils = (marker >> abi.Marker.STEP_BITS for marker in markers if marker)
+        return sum((until - now) & mask <= mask >> 1 for until in untils)
+
+    def list_spa_times(self) -> list[SpaTime]:
+        """By slot."""
+        return [SpaTime(found.fingerprint, found.last_wall_ns) for found in _elements(self.spa_times, "spa_time")]
+
+    def write_spa_time(self, slot: int, value: SpaTime) -> None:
+        """Only for a slot that no key of a running program has: the kernel writes the time."""
+        self.spa_times.write(slot, abi.pack("spa_time", value._asdict()))
+
+    def list_spa_failures(self) -> list[SpaFailures]:
+        """The prefixes that most of the failures came from, those with most packets first."""
+        found = [
+            SpaFailures(each.family, address(each.family, each.prefix, 0), each.packets, each.last_wall_ns)
+            for each in _elements(self.spa_failures, "spa_failures")
+            if each.packets
+        ]
+        return sorted(found, key=lambda each: (-each.packets, each.family, each.prefix))
+
+    def suppressed(self) -> dict[int, int]:
+        """Events that were only counted since the last of their kind that was recorded, by kind."""
+        limits = (abi.unpack("event_limit", self.event_limits.read(kind)) for kind in range(abi.EventKind.EVENT_COUNT))
+        return {kind: limit.suppressed for kind, limit in enumerate(limits)}
+
+    def kernel_ring(self) -> Ring:
+        return Ring(self.events, self.event_heads, KERNEL_HEAD)
+
+    def notes_ring(self) -> Ring:
+        return Ring(self.notes, self.event_heads, NOTES_HEAD)
+
+    def add_note(self, record: EventRecord) -> int:
+        """Appends an event of user space, and returns its number. Needs the instance's lock."""
+        return append(self.notes, self.event_heads, NOTES_HEAD, record)
+
+    def _by_name(self) -> Iterator[tuple[str, Map]]:
+        return ((name, getattr(self, name)) for name in STATE_MAPS)
+
+
+STATE_MAPS: Final = tuple(field.name for field in dataclasses.fields(State))
+_MAP_CLASSES: Final[dict[str, Any]] = {"grants": HashMap}
+
+
+def _open_descriptor(path: Path) -> int:
+    return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
+
+
+def _elements(array: ArrayMap, struct: str) -> Iterator[Any]:
+    """Copies of an array's elements."""
+    size = abi.size_of(struct)
+    with array.mapped(array.max_entries * array.stride, mmap.PROT_READ) as memory:
+        data = memory[: array.max_entries * array.stride]
+    for start in range(0, len(data), array.stride):
+        yield abi.unpack(struct, data[start : start + size])
+
+
+def _grant(key_bytes: bytes, value_bytes: bytes) -> Grant:
+    key, value = abi.unpack("grant_key", key_bytes), abi.unpack("grant", value_bytes)
+    return Grant(
+        key.family,
+        address(key.family, key.high, key.low),
+        key.prefix_bits,
+        key.knock,
+        key.protocol,
+        key.port,
+        value.until_ns,
+        value.granted_ns,
+        value.key,
+        value.key_number,
+    )
+
+
+def _grant_key(grant: Grant) -> bytes:
+    members = {name: getattr(grant, name) for name in ("knock", "port", "protocol", "family", "prefix_bits")}
+    members["high"], members["low"] = halves(grant.family, grant.source)
+    return abi.pack("grant_key", members)
