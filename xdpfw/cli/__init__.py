@@ -15,7 +15,21 @@ import click
 from xdpfw.cli.app import App
 from xdpfw.errors import PolicyError, XdpfwError
 
-COMMANDS: Final = ("check", "explain", "test", "replay", "plan", "apply", "status", "stats", "detach", "doctor", "demo")
+COMMANDS: Final = (
+    "check",
+    "explain",
+    "test",
+    "replay",
+    "plan",
+    "apply",
+    "status",
+    "stats",
+    "detach",
+    "knock",
+    "keygen",
+    "doctor",
+    "demo",
+)
 """In the order of ``--help``; ``xdpfw.cli.NAME.command`` each. A command returns its exit status, None for 0."""
 
 INTERNAL_ERROR: Final = 70  # EX_SOFTWARE of sysexits.h
