@@ -147,6 +147,7 @@ def test_a_replay_counts_each_packet_once(tmp_path: Path) -> None:
         "details": {"rule": 2, "default": 1, "invalid.ethernet": 1, "allow.arp": 1},
         "skipped": 0,
         "cut": 0,
+        "late": 0,
     }
     assert decider.counted() == {"seen": 3}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from typing import Final
@@ -14,12 +14,38 @@ from xdpfw.compiler import ir
 from xdpfw.packet.decode import Invalid, Packet, decode
 from xdpfw.packet.notation import PROTO_NAMES, describe
 from xdpfw.reference.interpreter import Decision, enabled_allowances, evaluate
+from xdpfw.reference.knocks import (
+    ACCEPTED,
+    CLOSED,
+    GRANTED,
+    STEP,
+    Knocks,
+    has_payload,
+    is_for_many,
+    listens,
+    positions,
+    windows,
+)
 from xdpfw.reference.matching import Observation, observe, unmet
+from xdpfw.reference.memory import START, Instant, Memory, Source
 
 MAC_MASK: Final = 0xFFFFFFFFFFFF
 TCP_FLAG_NAMES: Final = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
 MAX_VLAN: Final = 4095
 SHOWN_ALTERNATIVES: Final = 4  # of a condition; a set may have a million
+
+SPA_TEXTS: Final = {
+    ACCEPTED: "an SPA message, accepted",
+    "knock.spa_malformed": "no SPA message: its length, version or flags are wrong, or it is a fragment",
+    "knock.spa_unknown_key": "an SPA message, of a key that is not known",
+    "knock.spa_replayed": "an SPA message, no later than the last one of its key",
+    "knock.spa_stale": "an SPA message, too old",
+    "knock.spa_early": "an SPA message, of a time to come",
+    "knock.spa_source": "an SPA message, made for another source",
+    "knock.spa_forged": "an SPA message, with a wrong tag",
+    "knock.spa_service": "an SPA message, for a port that the knock does not open",
+    "knock.spa_refused": "an SPA message, and there is no room for another grant",
+}
 
 
 class Outcome(enum.StrEnum):
@@ -28,18 +54,22 @@ class Outcome(enum.StrEnum):
     MATCHED = "matched"
     COUNTED = "counted"  # a count rule that matched
     UNMET = "unmet"  # a condition does not hold
-    EXCEPTED = "excepted"  # all conditions hold, and so does the rule's except
+    EXCEPTED = "excepted"  # all conditions hold, and so does the except of the rule or knock
+    STEP = "step"  # of a knock
+    MESSAGE = "message"  # SPA
+    GRANTED = "granted"  # to a port that the knock opens, and the source holds a grant
+    CLOSED = "closed"  # and it holds none
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEntry:
     """One step. ``field``, ``found`` and ``wanted`` tell of the first condition that a rule's packet does not meet."""
 
-    step: str  # parse, allow, rule or default
+    step: str  # parse, allow, knock, rule or default
     outcome: Outcome
-    name: str | None = None  # of the allowance or rule
+    name: str | None = None  # of the allowance, knock or rule
     field: str | None = None  # as in the policy, but icmp for icmp_type and icmp_code
-    found: str | None = None  # None: the packet has no such field. Step parse: the packet, or why it is invalid
+    found: str | None = None  # None: the packet has no such field. Steps parse and knock: what the packet is
     wanted: str | None = None
 
     def to_json(self) -> dict[str, str]:
@@ -50,7 +80,7 @@ class TraceEntry:
     def __str__(self) -> str:
         what = f"{self.step} {self.name}" if self.name else self.step
         match self.outcome:
-            case Outcome.PARSED | Outcome.INVALID:
+            case Outcome.PARSED | Outcome.INVALID | Outcome.STEP | Outcome.MESSAGE | Outcome.GRANTED | Outcome.CLOSED:
                 return f"{what}: {self.found}"
             case Outcome.UNMET if self.field is None:
                 return f"{what}: no match"
@@ -66,13 +96,24 @@ class TraceEntry:
                 return f"{what}: match"
 
 
-def explain(policy: ir.Policy, frame: bytes, interface: int | None = 0) -> tuple[Decision, tuple[TraceEntry, ...]]:
+def explain(
+    policy: ir.Policy,
+    frame: bytes,
+    interface: int | None = 0,
+    *,
+    memory: Memory | None = None,
+    now: Instant = START,
+) -> tuple[Decision, tuple[TraceEntry, ...]]:
     """:func:`~xdpfw.reference.interpreter.evaluate`, with the steps that led there; the last entry is what decided."""
-    decision = evaluate(policy, frame, interface)
-    return decision, tuple(_trace(policy, frame, interface, decision))
+    memory = Memory() if memory is None else memory
+    before = Knocks(policy.knocks, memory.copy(), now)
+    decision = evaluate(policy, frame, interface, memory=memory, now=now)
+    return decision, tuple(_trace(policy, frame, interface, decision, before))
 
 
-def _trace(policy: ir.Policy, frame: bytes, interface: int | None, decision: Decision) -> Iterator[TraceEntry]:
+def _trace(
+    policy: ir.Policy, frame: bytes, interface: int | None, decision: Decision, knocks: Knocks
+) -> Iterator[TraceEntry]:
     packet = decode(frame)
     if isinstance(packet, Invalid):
         yield TraceEntry("parse", Outcome.INVALID, found=packet.reason)
@@ -84,13 +125,21 @@ def _trace(policy: ir.Policy, frame: bytes, interface: int | None, decision: Dec
             return
         yield TraceEntry("allow", Outcome.UNMET, allowance)
     observation = observe(packet, interface)
+    held = knocks.held(packet)
+    by_knock = [_knock_entry(policy, knock, packet, observation, decision, knocks) for knock in policy.knocks]
+    if decision.kind == "knock":
+        decided = {GRANTED: Outcome.GRANTED, CLOSED: Outcome.CLOSED, STEP: Outcome.STEP}
+        outcome = decided.get(decision.reason, Outcome.MESSAGE)
+        yield from by_knock[: max(at for at, entry in enumerate(by_knock) if entry.outcome is outcome) + 1]
+        return
+    yield from by_knock
     for rule in policy.rules:
         if rule.name == decision.rule:
             yield TraceEntry("rule", Outcome.MATCHED, rule.name)
             return
-        field = unmet(rule.match, packet, observation)
+        field = unmet(rule.match, packet, observation, held)
         if field is not None:
-            found, wanted = _found(field, packet, observation, policy), _wanted(field, rule.match, policy)
+            found, wanted = _found(field, packet, observation, held, policy), _wanted(field, rule.match, policy)
             yield TraceEntry("rule", Outcome.UNMET, rule.name, field, found, wanted)
         elif rule.name in decision.counted:
             yield TraceEntry("rule", Outcome.COUNTED, rule.name)
@@ -99,8 +148,65 @@ def _trace(policy: ir.Policy, frame: bytes, interface: int | None, decision: Dec
     yield TraceEntry("default", Outcome.MATCHED)
 
 
-def _found(field: str, packet: Packet, observation: Observation, policy: ir.Policy) -> str | None:
+def _knock_entry(
+    policy: ir.Policy, knock: ir.Knock, packet: Packet, observation: Observation, decision: Decision, knocks: Knocks
+) -> TraceEntry:
+    """What a knock has to do with a packet that is decided as it is."""
+    if decision.reason == STEP:
+        if steps := "; ".join(_steps(knock, packet, knocks)):
+            return TraceEntry("knock", Outcome.STEP, knock.name, found=steps)
+    elif decision.reason in SPA_TEXTS:
+        if knock in knocks.addressed(packet):
+            return TraceEntry("knock", Outcome.MESSAGE, knock.name, found=SPA_TEXTS[decision.reason])
+    elif knock in knocks.guards(packet):
+        assert packet.proto is not None
+        port = f"opens {packet.dport}/{_number('proto', packet.proto, policy)}, and the source holds"
+        if knock.unless is not None and unmet(knock.unless, packet, observation, knocks.held(packet)) is None:
+            return TraceEntry("knock", Outcome.EXCEPTED, knock.name)
+        if knocks.is_granted(knock, packet):
+            return TraceEntry("knock", Outcome.GRANTED, knock.name, found=f"{port} a grant")
+        return TraceEntry("knock", Outcome.CLOSED, knock.name, found=f"{port} no grant; with one it would pass")
+    if knock.to is not None and not listens(knock, packet):
+        dst = None if packet.dst is None else str(_address(packet.family, packet.dst))
+        return TraceEntry("knock", Outcome.UNMET, knock.name, "dst", dst, _addresses(knock.to))
+    return TraceEntry("knock", Outcome.UNMET, knock.name)
+
+
+def _steps(knock: ir.Knock, packet: Packet, knocks: Knocks) -> Iterator[str]:
+    """What the packet is in each sequence of a knock that it is a step of."""
+    for owner, course in knocks.courses():
+        at = positions(packet, knock, course) if owner is knock else []
+        if not at:
+            continue
+        progress = knocks.progress(Source.of(packet), course)
+        done = 0 if progress is None else progress.done
+        if has_payload(packet):
+            step, what = at[0], "with payload, so that it ends what the source has begun"
+        elif is_for_many(packet):
+            step, what = at[0], "to a multicast address, so that it is not noted"
+        elif done and done - 1 in at:
+            step, what = done - 1, "again"
+        elif done in at:
+            step, what = done, "accepted"
+        elif 0 in at:
+            step, what = 0, "accepted, and the sequence begins anew"
+        else:
+            step, what = at[0], f"out of turn: the next is step {done + 1}"
+        number = f"step {step + 1} of {len(course.sequence.steps)}"
+        if course.closes:
+            number += " of its close"
+        if isinstance(knock.way, ir.Rotation) and course.window is not None:
+            window = windows(knock.way, knocks.now).index(course.window)
+            number += f" in the {('last', 'present', 'next')[window]} window"
+        yield f"{number}, {what}"
+
+
+def _found(
+    field: str, packet: Packet, observation: Observation, held: Collection[str], policy: ir.Policy
+) -> str | None:
     """The packet's value of a field of ``ir.Match``, as a policy would write it."""
+    if field == "knocked":
+        return _alternatives(sorted(held), len(held)) or "none"
     if field in ("src", "dst"):
         address = getattr(packet, field)
         return None if address is None else str(_address(packet.family, address))
@@ -121,13 +227,12 @@ def _found(field: str, packet: Packet, observation: Observation, policy: ir.Poli
 def _wanted(field: str, match: ir.Match, policy: ir.Policy) -> str:
     """The condition of ``match`` on ``field``, as a policy would write it."""
     if field in ("src", "dst"):
-        ranges: ir.AddressRanges = getattr(match, field)
-        v4 = (_address_range(ir.Family.IPV4, item) for item in ranges.v4)
-        v6 = (_address_range(ir.Family.IPV6, item) for item in ranges.v6)
-        return _alternatives(itertools.chain(v4, v6), len(ranges.v4) + len(ranges.v6))
+        return _addresses(getattr(match, field))
     conditions = getattr(match, field)
     texts: Iterable[str]
-    if field in ("src_mac", "dst_mac"):
+    if field == "knocked":
+        texts = conditions
+    elif field in ("src_mac", "dst_mac"):
         texts = (
             _mac(item.value) if item.mask == MAC_MASK else f"{_mac(item.value)}/{_mac(item.mask)}"
             for item in conditions
@@ -190,6 +295,12 @@ def _flags(flags: ir.TcpFlags) -> str:
     names = [name for bit, name in enumerate(TCP_FLAG_NAMES) if flags.set >> bit & 1]
     names += [f"!{name}" for bit, name in enumerate(TCP_FLAG_NAMES) if flags.clear >> bit & 1]
     return ",".join(names)
+
+
+def _addresses(ranges: ir.AddressRanges) -> str:
+    v4 = (_address_range(ir.Family.IPV4, item) for item in ranges.v4)
+    v6 = (_address_range(ir.Family.IPV6, item) for item in ranges.v6)
+    return _alternatives(itertools.chain(v4, v6), len(ranges.v4) + len(ranges.v6))
 
 
 def _mac(address: int) -> str:

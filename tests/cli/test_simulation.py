@@ -95,6 +95,7 @@ def test_totals_of_a_replay(run: Run, policy: Path, capture: Callable[..., Path]
         "details": {"rule": 2, "default": 1, "allow.arp": 1},
         "skipped": 0,
         "cut": 0,
+        "late": 0,
         "counted": {"seen": 3},
     }
     lines = run("replay", policy, capture(*PACKETS), *how).lines

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 
 from xdpfw.cli.app import App
@@ -25,6 +27,8 @@ from xdpfw.cli.options import examples, interface_option, json_option, rules_arg
 def command(app: App, rules: str, packet: str, interface: str | None, as_json: bool) -> None:
     """Tell which rule of RULES decides PACKET, and why each earlier one did not.
 
+    It is taken to come now, and to be the first one of its source.
+
     PACKET is "PROTO SOURCE > DESTINATION [FLAGS] [OPTION=VALUE...]", a whole frame in hex, or pcap:FILE#N.
 
     JSON: {"verdict", "rule", "reason", "detail", "trace": [{"step", "outcome", ...}], "target" of a redirect}.
@@ -34,10 +38,12 @@ def command(app: App, rules: str, packet: str, interface: str | None, as_json: b
     from xdpfw.errors import Position
     from xdpfw.explain import explain
     from xdpfw.packet.notation import parse_packet
+    from xdpfw.reference.memory import START, Instant
 
     file = PolicyFile.read(rules)
     frame = parse_packet(packet, position=Position("PACKET", 1, 1))
-    decision, trace = explain(file.policy, frame, file.interface_number(interface))
+    now = Instant(START.boot_ns, time.time_ns())
+    decision, trace = explain(file.policy, frame, file.interface_number(interface), now=now)
     if as_json:
         answer = {
             "verdict": decision.verdict,

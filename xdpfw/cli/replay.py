@@ -37,8 +37,8 @@ def command(
     Packets of link types other than Ethernet get an Ethernet header if there is IP inside; others are skipped.
     xdpfw sees what comes in: a capture taken on a host also has what it sends, unless it is taken by tcpdump -Q in.
 
-    JSON: {"packets", "verdicts", "rules", "reasons", "details", "counted", "skipped", "cut"}; with --per-packet a line
-    a packet: {"n", "verdict", "rule", "reason", "detail"}, all but n null for a packet that is skipped.
+    JSON: {"packets", "verdicts", "rules", "reasons", "details", "counted", "skipped", "cut", "late"}; with --per-packet
+    a line a packet: {"n", "verdict", "rule", "reason", "detail"}, all but n null for a packet that is skipped.
     """
     from xdpfw.cli.output import count_text, working
     from xdpfw.cli.policyfile import PolicyFile, decider
@@ -69,6 +69,10 @@ def command(
         app.complain(f"skipped, as they have no Ethernet equivalent: {kinds}")
     if totals.cut:
         app.complain(f"cut short in the capture, and decided as they are there: {count_text(totals.cut, 'packet')}")
+    if totals.late:
+        app.complain(
+            f"decided at the time of an earlier one, as theirs is before it: {count_text(totals.late, 'packet')}"
+        )
     if broken is not None:
         raise broken
 

@@ -13,6 +13,7 @@ from xdpfw.cli.options import examples, json_option, reference_option, rules_arg
 
 if TYPE_CHECKING:
     from xdpfw.compiler import ir
+    from xdpfw.explain import TraceEntry
     from xdpfw.simulate.policytest import CaseResult, StepResult
 
 
@@ -73,22 +74,28 @@ def summary(results: Sequence[CaseResult]) -> str:
 
 def failures(policy: ir.Policy, result: CaseResult) -> Iterator[str]:
     """Of each step that failed: where it stands, what was expected and found, and why."""
-    for step in result.steps:
-        if not step.ok:
-            yield from _failure(policy, step)
-
-
-def _failure(policy: ir.Policy, result: StepResult) -> Iterator[str]:
-    from xdpfw.cli.output import decision_text
     from xdpfw.explain import explain
+    from xdpfw.reference.memory import Memory
+    from xdpfw.simulate.policytest import timed
 
-    step, found, frame = result.ready.step, result.found, result.ready.frame
+    if result.ok:
+        return
+    memory = Memory()  # why a packet is decided as it is depends on those before it
+    for (ready, now), step in zip(timed([step.ready for step in result.steps]), result.steps, strict=True):
+        if ready.frame is not None:
+            _, trace = explain(policy, ready.frame, ready.interface, memory=memory, now=now)
+            if not step.ok:
+                yield from _failure(step, trace)
+
+
+def _failure(result: StepResult, trace: Sequence[TraceEntry]) -> Iterator[str]:
+    from xdpfw.cli.output import decision_text
+
+    step, found = result.ready.step, result.found
     assert found is not None
-    assert frame is not None
     rule = f'rule "{step.rule}"' if step.rule is not None else None
     expected = " by ".join(filter(None, [step.expect, rule]))
     yield f"{step.position}: {step.packet}: expected {expected}, found {decision_text(found)}"
-    _, trace = explain(policy, frame, result.ready.interface)
     for entry in trace:
         if entry is trace[-1] or (entry.step == "rule" and entry.name == step.rule):
             yield f"  {entry}"

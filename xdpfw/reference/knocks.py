@@ -119,7 +119,7 @@ class Knocks:
 
     def _advance(self, source: Source, knock: ir.Knock, course: Course, progress: Progress) -> None:
         steps = len(course.sequence.steps)
-        self.events.append(Event(EventKind.STEP, knock.name, progress.done, steps))
+        self.events.append(Event(EventKind.STEP, knock.name, progress.done, steps, course.closes))
         if progress.done < steps:
             self.memory.progress[source, course] = progress
             return
@@ -134,45 +134,62 @@ class Knocks:
         self.memory.progress.pop((source, course), None)
         if progress is not None:
             steps = len(course.sequence.steps)
-            self.events.append(Event(EventKind.RESET, course.knock, progress.done, steps))
+            self.events.append(Event(EventKind.RESET, course.knock, progress.done, steps, course.closes))
 
     def _message(self, packet: Packet) -> str | None:
         """SPA. Nothing but the right tag moves the time of a key on."""
-        if packet.proto != PROTO_UDP or packet.dport is None:
-            return None
-        listening = [
-            (knock, knock.way)
-            for knock in self.knocks
-            if isinstance(knock.way, ir.Spa) and knock.way.port == packet.dport and listens(knock, packet)
-        ]
+        listening = self._listening(packet)
         if not listening:
             return None
         message = spa.read(packet)
         if message is None:
-            return self._refuse("malformed", None, None)
-        found = [(knock, way, key) for knock, way in listening for key in way.keys if key.number == message.key_number]
-        if not found:
-            return self._refuse("unknown_key", None, message)
-        knock, way, key = found[0]
+            return self._refuse("malformed")
+        owner = self._owner(packet, message)
+        if owner is None:
+            return self._refuse("unknown_key", key_number=message.key_number)
+        knock, way, key = owner
         last = self.memory.spa_last_wall_ns.get(key.key, 0)
         failure = spa.failure(message, packet, key, way.window_ns, last, self.now.wall_ns)
         if failure is not None:
-            return self._refuse(failure, knock, message)
+            return self._refuse(failure, knock, message.key_number)
         self.memory.spa_last_wall_ns[key.key] = message.time_ns
         if message.service > len(knock.opens):
-            return self._refuse("service", knock, message)
+            return self._refuse("service", knock, message.key_number, message.service)
         source = Source.of(packet)
         if message.closes:
             self._close(source, knock, key, message.service)
             return ACCEPTED
         duration_ns = min(message.ttl_s * NS_PER_S or knock.for_ns, knock.for_ns)
         if not self._grant(source, knock, duration_ns, key, message.service):
-            return "knock.spa_refused"
+            return self._refuse("refused", knock, message.key_number, message.service)
         return ACCEPTED
 
-    def _refuse(self, why: str, knock: ir.Knock | None, message: spa.Message | None) -> str:
+    def _listening(self, packet: Packet) -> list[tuple[ir.Knock, ir.Spa]]:
+        """The knocks that take the packet for a message, if it is to the port and destination of any."""
+        if packet.proto != PROTO_UDP or packet.dport is None:
+            return []
+        return [
+            (knock, knock.way)
+            for knock in self.knocks
+            if isinstance(knock.way, ir.Spa) and knock.way.port == packet.dport and listens(knock, packet)
+        ]
+
+    def _owner(self, packet: Packet, message: spa.Message) -> tuple[ir.Knock, ir.Spa, ir.SpaKey] | None:
+        """The knock and the key that the number in a message stands for."""
+        for knock, way in self._listening(packet):
+            for key in way.keys:
+                if key.number == message.key_number:
+                    return knock, way, key
+        return None
+
+    def addressed(self, packet: Packet) -> list[ir.Knock]:
+        """The knock that an SPA message is for; all that it may be for, where it names no key."""
+        message = spa.read(packet)
+        owner = self._owner(packet, message) if message else None
+        return [owner[0]] if owner else [knock for knock, _ in self._listening(packet)]
+
+    def _refuse(self, why: str, knock: ir.Knock | None = None, key_number: int = 0, service: int = 0) -> str:
         reason = f"knock.spa_{why}"
-        key_number, service = (message.key_number, message.service) if message else (0, 0)
         name = knock.name if knock else None
         self.events.append(Event(EventKind.SPA_FAILURE, name, reason=reason, key_number=key_number, service=service))
         return reason

@@ -101,14 +101,15 @@ class EventKind(enum.StrEnum):
 class Event:
     """What an operator would read of a packet.
 
-    ``step``: reached so far, or, of a reset, given up. ``knock`` is None where an SPA message names no key;
-    ``key_number`` and ``service`` are as the message has them.
+    ``step``: reached so far, or, of a reset, given up; ``closes``: of the sequence that ends the grant. ``knock`` is
+    None where an SPA message names no key. ``service`` is what a message asks for, once its tag was right.
     """
 
     kind: EventKind
     knock: str | None
     step: int = 0
     steps: int = 0
+    closes: bool = False
     duration_ns: int = 0  # of a grant
     reason: str | None = None  # of an SPA failure: as in Decision.reason
     key_number: int = 0

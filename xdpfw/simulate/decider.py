@@ -13,17 +13,24 @@ from xdpfw.compiler.image import MapImage, compile_policy
 from xdpfw.kernel.program import LOOPBACK, Generation
 from xdpfw.packet.decode import MAX_VLAN_TAGS
 from xdpfw.reference.interpreter import Decision, evaluate
+from xdpfw.reference.memory import START, Instant, Memory
 
 DECIDING_BYTES: Final = 14 + 4 * MAX_VLAN_TAGS + ir.MAX_IP_LENGTH
 """More of a frame changes no decision: no header can claim bytes behind these. Test runs take a little more."""
 
 
 class Decider(Protocol):
-    def decide(self, frame: bytes, interface: int | None = 0) -> Decision:
+    """Has a memory: what came before decides on what comes. The time is what ``now`` says, and never the machine's."""
+
+    def decide(self, frame: bytes, interface: int | None = 0, now: Instant = START) -> Decision:
         """What becomes of an Ethernet frame (no FCS) that arrives on the policy's interface of this number.
 
-        ``interface`` None is one that the policy does not name. ``Decision.counted`` may be empty: see ``counted``.
+        ``interface`` None is one that the policy does not name. ``Decision.counted`` may be empty: see ``counted``;
+        and so may be ``Decision.events``.
         """
+
+    def forget(self) -> None:
+        """From here on it is as if no packet had come before. What was counted stays."""
 
     def counted(self) -> dict[str, int]:
         """By name, how many frames each ``count`` rule has matched so far."""
@@ -34,12 +41,16 @@ class ReferenceDecider:
 
     def __init__(self, policy: ir.Policy) -> None:
         self._policy = policy
+        self._memory = Memory()
         self._counted: Counter[str] = Counter()
 
-    def decide(self, frame: bytes, interface: int | None = 0) -> Decision:
-        decision = evaluate(self._policy, frame, interface)
+    def decide(self, frame: bytes, interface: int | None = 0, now: Instant = START) -> Decision:
+        decision = evaluate(self._policy, frame, interface, memory=self._memory, now=now)
         self._counted.update(decision.counted)
         return decision
+
+    def forget(self) -> None:
+        self._memory = Memory()
 
     def counted(self) -> dict[str, int]:
         return {rule.name: self._counted[rule.name] for rule in _count_rules(self._policy)}
@@ -52,13 +63,16 @@ class KernelDecider:
         self._rules = policy.rules
         self._generation = generation
 
-    def decide(self, frame: bytes, interface: int | None = 0) -> Decision:
+    def decide(self, frame: bytes, interface: int | None = 0, now: Instant = START) -> Decision:
         verdict, reason, number, _, _ = self._generation.run(frame[:DECIDING_BYTES], interface)
         assert reason is not None
         if number is None:
             return Decision(ir.Verdict(verdict), reason)
         rule = self._rules[number]
         return Decision(ir.Verdict(verdict), reason, rule.name, rule.action.interface)
+
+    def forget(self) -> None:
+        pass
 
     def counted(self) -> dict[str, int]:
         _, counters = self._generation.counters()

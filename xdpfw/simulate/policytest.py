@@ -13,6 +13,7 @@ from xdpfw.compiler import ir
 from xdpfw.errors import PolicyError, Position
 from xdpfw.packet.notation import parse_packet
 from xdpfw.reference.interpreter import Decision
+from xdpfw.reference.memory import START, Instant
 from xdpfw.simulate.decider import Decider
 
 NS_PER_S = 1_000_000_000
@@ -109,12 +110,20 @@ def _frame(packet: str, position: Position | None, lines: Mapping[str, Sequence[
 
 
 def run(tests: Sequence[ReadyCase], decider: Decider) -> Iterator[CaseResult]:
-    """Runs tests in their order. Nothing that decides reads the time yet, so a wait is over at once."""
+    """Runs tests in their order, each from START on as if nothing had come before. Only a wait takes time."""
     for test in tests:
-        yield CaseResult(
-            test.case,
-            tuple(
-                StepResult(ready, None if ready.frame is None else decider.decide(ready.frame, ready.interface))
-                for ready in test.steps
-            ),
-        )
+        decider.forget()
+        yield CaseResult(test.case, tuple(_run(test.steps, decider)))
+
+
+def _run(steps: Sequence[ReadyStep], decider: Decider) -> Iterator[StepResult]:
+    for ready, now in timed(steps):
+        yield StepResult(ready, None if ready.frame is None else decider.decide(ready.frame, ready.interface, now))
+
+
+def timed(steps: Sequence[ReadyStep]) -> Iterator[tuple[ReadyStep, Instant]]:
+    """Each step of a test with the time at which it begins."""
+    now = START
+    for ready in steps:
+        yield ready, now
+        now = now.after(ready.step.wait_ns)
