@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from xdpfw.errors import KernelError
-from xdpfw.kernel import maps
+from xdpfw.kernel import abi, maps
 from xdpfw.kernel.libbpf import check, ffi, libbpf
-from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap, Blob, Counter, CounterMap
+from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap, Blob, Counter, CounterMap, KnockCounter, KnockCounterMap
 
 pytestmark = pytest.mark.needs("privileges", "libbpf", "mmapable arrays")
 
@@ -82,6 +82,18 @@ def test_counters_are_summed_over_all_cpus() -> None:
             Counter(0, 0),
             Counter(1 << 63, (1 << 63) + 1),
         ]
+
+
+def test_counters_of_knocks_are_summed_too() -> None:
+    cpus = maps.possible_cpus()
+    fd = libbpf().bpf_map_create(TYPE_PERCPU_ARRAY, b"knocks", 4, abi.size_of("knock_counter"), 2, ffi.NULL)
+    with KnockCounterMap(check(fd, "create", "")) as counters:
+        members = {name: 10 + number for number, name in enumerate(KnockCounter._fields)}
+        values = abi.pack("knock_counter", members) * cpus
+        key = ffi.new("__u32 *", 1)
+        check(libbpf().bpf_map_update_elem(counters.fileno(), key, ffi.from_buffer(values), 0), "write", "knocks")
+        expected = KnockCounter(*(cpus * value for value in members.values()))
+        assert counters.read() == [KnockCounter(), expected]
 
 
 def test_ten_thousand_counters_are_read_by_one_call() -> None:

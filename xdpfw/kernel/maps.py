@@ -18,7 +18,6 @@ TYPE_ARRAY: Final = 2
 TYPE_ARRAY_OF_MAPS: Final = 12
 FLAG_MMAPABLE: Final = 1 << 10
 KEY_BYTES: Final = 4
-COUNTER_WORDS: Final = 2
 WORD_BYTES: Final = 8
 
 
@@ -27,6 +26,18 @@ class Counter(NamedTuple):
 
     packets: int
     bytes: int
+
+
+class KnockCounter(NamedTuple):
+    """What a knock met: ``struct xdpfw_knock_counter``. ``passed`` and ``dropped`` are packets to its ports."""
+
+    steps: int = 0
+    resets: int = 0
+    grants: int = 0
+    refused: int = 0
+    closes: int = 0
+    passed: int = 0
+    dropped: int = 0
 
 
 @functools.cache
@@ -178,21 +189,18 @@ class HashMap(Map):
         return ffi.from_buffer(key)
 
 
-class CounterMap(Map):
-    """A per-CPU array of ``struct xdpfw_counter``."""
+class PerCpuMap(Map):
+    """A per-CPU array of structs of 64-bit words."""
 
-    def read(self) -> list[Counter]:
-        """Each element's sum over all CPUs, in one system call."""
+    def sums(self) -> list[list[int]]:
+        """The sums over all CPUs, read in one system call: a list for each word of the struct, by element."""
         values = memoryview(self._read_all()).cast("Q")
-        stride = possible_cpus() * COUNTER_WORDS
-        packets, octets = (
-            self._sum(values[column::stride] for column in range(word, stride, COUNTER_WORDS))
-            for word in range(COUNTER_WORDS)
-        )
-        return list(map(Counter, packets, octets))
+        words = self.value_size // WORD_BYTES
+        stride = possible_cpus() * words
+        return [self._sum(values[column::stride] for column in range(word, stride, words)) for word in range(words)]
 
     def _read_all(self) -> bytearray:
-        """All elements, each as ``possible_cpus()`` counters in a row."""
+        """All elements, each as ``possible_cpus()`` structs in a row."""
         values = bytearray(self.max_entries * possible_cpus() * self.value_size)
         keys = ffi.new("__u32[]", self.max_entries)
         count = ffi.new("__u32 *", self.max_entries)
@@ -211,6 +219,21 @@ class CounterMap(Map):
         total = sum(int.from_bytes(column.tobytes(), sys.byteorder) for column in columns)
         words = total.to_bytes(self.max_entries * WORD_BYTES, sys.byteorder)
         return memoryview(words).cast("Q").tolist()
+
+
+class CounterMap(PerCpuMap):
+    """A per-CPU array of ``struct xdpfw_counter``."""
+
+    def read(self) -> list[Counter]:
+        return list(map(Counter, *self.sums()))
+
+
+class KnockCounterMap(PerCpuMap):
+    """A per-CPU array of ``struct xdpfw_knock_counter``."""
+
+    def read(self) -> list[KnockCounter]:
+        members = self.sums()[: len(KnockCounter._fields)]  # padding follows
+        return list(map(KnockCounter, *members))
 
 
 class Blob:

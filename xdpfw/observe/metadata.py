@@ -9,12 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from socket import IPPROTO_TCP
+from typing import TYPE_CHECKING, Any, Final
 
 from xdpfw.kernel.maps import Blob
+
+if TYPE_CHECKING:
+    from xdpfw.compiler import ir
 
 META: Final = "meta"
 SOURCE: Final = "source"
@@ -49,11 +53,59 @@ class SetMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyMeta:
+    """An SPA key. ``fingerprint`` tells it from a later one of the same number, and nothing about it."""
+
+    number: int
+    name: str
+    fingerprint: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnockMeta:
+    """``id``: the identity that maps know it by; ``services``: the ports that it opens, ``22/tcp``, in its order."""
+
+    name: str
+    id: int
+    text: str
+    steps: int  # of its sequence; 0: it is opened by a single packet
+    services: tuple[str, ...]
+    keys: tuple[KeyMeta, ...] = ()
+
+    @classmethod
+    def of(cls, knock: ir.Knock, identity: int, fingerprint: Callable[[ir.SpaKey], int]) -> KnockMeta:
+        """``fingerprint``: what maps know a key by."""
+        from xdpfw.compiler import ir  # only apply needs it, and it takes a while
+
+        match knock.way:
+            case ir.Sequence():
+                steps = len(knock.way.steps)
+            case ir.Rotation():
+                steps = knock.way.length
+            case ir.Spa():
+                steps = 0
+        keys = knock.way.keys if isinstance(knock.way, ir.Spa) else ()
+        return cls(
+            knock.name,
+            identity,
+            knock.text,
+            steps,
+            tuple(service_name(service.protocol, service.port) for service in knock.opens),
+            tuple(KeyMeta(key.number, key.name, fingerprint(key)) for key in keys),
+        )
+
+
+def service_name(protocol: int, port: int) -> str:
+    """``22/tcp``. ``protocol`` is TCP or UDP."""
+    return f"{port}/{'tcp' if protocol == IPPROTO_TCP else 'udp'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Metadata:
     """``policy_file`` is an absolute path, ``applied_at`` in seconds since the epoch; the digests are SHA-256 in hex.
 
-    ``interfaces``, ``rules`` and ``targets`` (the interface indexes that rules redirect to) are in the order of the
-    numbers that the data plane knows them by.
+    ``interfaces``, ``rules``, ``knocks`` and ``targets`` (the interface indexes that rules redirect to) are in the
+    order of the numbers that the data plane knows them by.
     """
 
     policy_file: str
@@ -66,6 +118,7 @@ class Metadata:
     targets: tuple[int, ...]
     rules: tuple[RuleMeta, ...]
     sets: tuple[SetMeta, ...]
+    knocks: tuple[KnockMeta, ...] = ()
 
     def to_bytes(self) -> bytes:
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -80,6 +133,11 @@ class Metadata:
             RuleMeta(name, action, text, comment, tuple(sets)) for name, action, text, comment, sets in columns["rules"]
         )
         columns["sets"] = tuple(SetMeta(*row) for row in columns["sets"])
+        # A generation that an xdpfw without knocks has put in force says nothing of them.
+        columns["knocks"] = tuple(
+            KnockMeta(name, id_, text, steps, tuple(services), tuple(KeyMeta(*key) for key in keys))
+            for name, id_, text, steps, services, keys in columns.get("knocks", ())
+        )
         return cls(**columns)
 
 
