@@ -27,6 +27,7 @@ def test_json_of_a_policy_that_is_right(run: Run, policy: Path) -> None:
         "interfaces": 2,
         "rules": 3,
         "sets": 0,
+        "knocks": 0,
         "tests": 1,
     }
 

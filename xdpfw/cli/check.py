@@ -11,6 +11,8 @@ from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, json_option, rules_argument
 
 if TYPE_CHECKING:
+    from xdpfw.compiler.knocklint import KnockLint
+    from xdpfw.compiler.lint import Unreached
     from xdpfw.errors import PolicyError, Position
     from xdpfw.policy.load import LoadedPolicy
 
@@ -20,20 +22,24 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def command(app: App, rules: str, as_json: bool) -> int:
-    """Validate RULES, its tests' packets and its size, and look for rules that are never reached.
+    """Validate RULES, its tests' packets and size; look for rules never reached and for knocks that a scan opens.
 
-    Needs no privileges. Exit status 1 if a rule is never reached, 2 if the policy is wrong.
+    Needs no privileges, but to read the files of keys and secrets. Exit status 1 if there are such rules or knocks, 2
+    if the policy is wrong.
 
-    JSON: {"ok", "errors": [{"file", "line", "column", "message", "hint"}], "lints": [{"kind", "rule", "covered_by",
-    "file", "line", "column", "message"}], "notes": [...]} and, where there are no errors, "interfaces", "rules", "sets"
-    and "tests", the number of each.
+    JSON: {"ok", "errors": [{"file", "line", "column", "message", "hint"}], "lints": [{"kind", "file", "line", "column",
+    "message"}], "notes": [...]} and, where there are no errors, "interfaces", "rules", "sets", "knocks" and "tests",
+    the number of each. A lint of kind never-reached has "rule" and "covered_by", one of another kind "knock" and
+    "others".
     """
     from xdpfw.cli.output import count_text, working
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.compiler.image import compile_policy
+    from xdpfw.compiler.knocklint import knock_lints
     from xdpfw.compiler.lint import never_reached
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.errors import PolicyError
+    from xdpfw.policy.knocks import exposed_secrets
     from xdpfw.simulate.policytest import prepare
 
     try:
@@ -42,40 +48,58 @@ def command(app: App, rules: str, as_json: bool) -> int:
             policy = policy_file.policy
             prepare(policy, policy_file.sources.files)
             compile_policy(policy)
-            unreached = never_reached(policy)
+            unreached, of_knocks = never_reached(policy), knock_lints(policy)
     except PolicyError as error:
         if as_json:
             found = [_error(each) for each in (error, *error.others)]
             app.say_json({"ok": False, "errors": found, "lints": [], "notes": []})
         raise
-    notes = [*not_in_force(policy), *_empty_files(policy_file.loaded)]
+    notes = [*not_in_force(policy), *_empty_files(policy_file.loaded), *exposed_secrets(policy_file.sources)]
     counts = {
         "interfaces": len(policy.interfaces),
         "rules": len(policy.rules),
         "sets": len(policy.address_sets) + len(policy.port_sets),
+        "knocks": len(policy.knocks),
         "tests": len(policy.tests),
     }
+    if not policy.knocks and not as_json:
+        del counts["knocks"]
     if as_json:
-        lints = [
-            {
-                "kind": "never-reached",
-                "rule": each.rule.name,
-                "covered_by": each.covered_by,
-                **_place(each.rule.position),
-                "message": str(each),
-            }
-            for each in unreached
-        ]
+        lints = [*map(_unreached_json, unreached), *map(_knock_json, of_knocks)]
         app.say_json({"ok": not lints, "errors": [], "lints": lints, "notes": notes, **counts})
     else:
-        for each in unreached:
-            app.say(f"{each.rule.position}: {each}", colour="yellow")
+        lines = [f"{each.rule.position}: {each}" for each in unreached]
+        lines += [f"{each.knock.position}: {each}" for each in of_knocks]
+        for line in lines:
+            app.say(line, colour="yellow")
         for note in notes:
             app.say(note)
         size = ", ".join(count_text(count, what.removesuffix("s")) for what, count in counts.items())
-        state, colour = (f"{len(unreached)} never reached", "red") if unreached else ("ok", "green")
+        wrong = [f"{len(unreached)} never reached"] if unreached else []
+        wrong += [count_text(len(of_knocks), "warning") + " about knocks"] if of_knocks else []
+        state, colour = (", ".join(wrong), "red") if wrong else ("ok", "green")
         app.say(f"{rules}: {state} ({size})", colour=colour)
-    return 1 if unreached else 0
+    return 1 if unreached or of_knocks else 0
+
+
+def _unreached_json(lint: Unreached) -> dict[str, Any]:
+    return {
+        "kind": "never-reached",
+        "rule": lint.rule.name,
+        "covered_by": lint.covered_by,
+        **_place(lint.rule.position),
+        "message": str(lint),
+    }
+
+
+def _knock_json(lint: KnockLint) -> dict[str, Any]:
+    return {
+        "kind": lint.kind,
+        "knock": lint.knock.name,
+        "others": lint.others,
+        **_place(lint.knock.position),
+        "message": str(lint),
+    }
 
 
 def _empty_files(loaded: LoadedPolicy) -> list[str]:

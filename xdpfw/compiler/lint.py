@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Rules that no packet reaches, because earlier ones take all of theirs.
 
-Found: a rule that one earlier rule or allowance covers, or that several earlier ones cover which differ from it in
-one and the same field (``dport: 0-1023`` and ``dport: 1024-65535`` before any ``dport``). Implications count: ``src``
-in IPv4 makes ``family: ipv4``. Not found: cover that takes several fields at a time, parts of MAC masks that are no
-prefixes, and, among several that cover together, rules with ``except``. What is reported is always right.
+Found: a rule that one earlier rule, allowance or knock covers, or that several earlier ones cover which differ from it
+in one and the same field (``dport: 0-1023`` and ``dport: 1024-65535`` before any ``dport``). Implications count:
+``src`` in IPv4 makes ``family: ipv4``. Not found: cover that takes several fields at a time, by steps and SPA ports of
+knocks, parts of MAC masks that are no prefixes, and, among several that cover together, those with ``except``. What is
+reported is always right.
 
 Rules are bits of a long integer. Of each condition, the rules that hold wherever it holds are such an integer, so the
 rules that cover another are an AND over its fields, whatever their number.
@@ -29,6 +30,7 @@ from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS
 
 _SHOWN_NAMES: Final = 4
 _ALLOWANCE: Final = "allow."
+_KNOCK: Final = "knock "
 
 _ANY_CODE: Final = Range(0, 255)
 _ETHERTYPE_ARP: Final = 0x0806
@@ -62,7 +64,7 @@ ALLOWANCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Unreached:
-    """``covered_by``: names of rules and allowances (``allow.arp``), in their order."""
+    """``covered_by``: names of rules, allowances (``allow.arp``) and knocks (``knock ssh``), in their order."""
 
     rule: ir.Rule
     covered_by: tuple[str, ...]
@@ -73,7 +75,7 @@ class Unreached:
         return passes and all(name.startswith(_ALLOWANCE) for name in self.covered_by)
 
     def __str__(self) -> str:
-        names = [name if name.startswith(_ALLOWANCE) else f'"{name}"' for name in self.covered_by]
+        names = [name if name.startswith((_ALLOWANCE, _KNOCK)) else f'"{name}"' for name in self.covered_by]
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         verb = "decides" if len(names) == 1 else "decide"
         shown = ", ".join(names[:_SHOWN_NAMES])
@@ -90,11 +92,17 @@ def never_reached(policy: ir.Policy) -> list[Unreached]:
 
 
 class _Taker(NamedTuple):
-    """Something that decides: a rule, or a part of an allowance."""
+    """Something that decides: a rule, a part of an allowance, or a knock on a port that it opens."""
 
     name: str
     asked: Region
     unless: Region | None
+
+
+def _opened(service: ir.Service, to: ir.AddressRanges | None) -> Match:
+    """The packets to a port that a knock opens: all are decided by it, with a grant or without."""
+    protocol, port = service
+    return Match(proto=(Range(protocol, protocol),), dport=(Range(port, port),), dst=to)
 
 
 class _Lint:
@@ -108,6 +116,11 @@ class _Lint:
             if getattr(policy.allow, name)
             for match in matches
         ]
+        for knock in policy.knocks:
+            unless = None if knock.unless is None else regions.asked(knock.unless)
+            for service in knock.opens:
+                asked = regions.asked(_opened(service, knock.to))
+                self.takers.append(_Taker(_KNOCK + knock.name, asked, unless))
         self.packets: list[Region] = []  # of each rule: what its packets are bound to have
         self.unless: list[Region | None] = []
         self.earlier: list[int] = []  # of each rule: how many takers come before it

@@ -52,7 +52,7 @@ _OF_IP: Final[Region] = {
     "dscp": _span(0, 63),
     "ip_options": _span(0, 1),
 }
-_IP_FIELDS: Final = frozenset({*_OF_IP, *_TRANSPORT_FIELDS, "src", "dst"})
+_IP_FIELDS: Final = frozenset({*_OF_IP, *_TRANSPORT_FIELDS, "src", "dst", "knocked"})
 
 _ETHERTYPES: Final = {
     Family.IPV4: _only(0x0800),
@@ -76,6 +76,7 @@ class Regions:
     def __init__(self, policy: ir.Policy) -> None:
         self._of_all = {"interface": _span(0, len(policy.interfaces) - 1), **_OF_ALL}
         self._addresses: dict[int, Ranges] = {}
+        self._knocks = {knock.name: number for number, knock in enumerate(policy.knocks)}
 
     def asked(self, match: ir.Match) -> Region:
         """The conditions of ``match`` as they are written."""
@@ -92,6 +93,8 @@ class Regions:
             region["tcp_flags"] = _tcp_flags(match.tcp_flags)
         if match.icmp is not None:
             region["icmp"] = _icmp(match.icmp)
+        if match.knocked is not None:
+            region["knocked"] = _only(*(self._knocks[name] for name in match.knocked))
         return region
 
     def implied(self, asked: Region) -> Region:
@@ -165,7 +168,12 @@ def _narrow(region: Region, field: str, values: Ranges) -> None:
 
 
 def are_apart(field: str, a: Ranges, b: Ranges) -> bool:
-    """True if no packet has a value of this field in both. Of odd MAC masks that cannot be said."""
+    """True if no packet has a value of this field in both. Of odd MAC masks that cannot be said.
+
+    A source may hold grants of several knocks.
+    """
+    if field == "knocked":
+        return False
     if field in ("src_mac", "dst_mac") and any(values and values[-1].low >= ODD_MASK_BASE for values in (a, b)):
         return False
     return not intersect(a, b)

@@ -96,8 +96,8 @@ IcmpCode: TypeAlias = Annotated[
     Span | str, PlainValidator(lambda value: values.icmp(value, names.ICMP_CODES, "ICMP code"))
 ]
 
-Step: TypeAlias = Annotated[steps.Step, PlainValidator(services.step)]
-Steps: TypeAlias = Annotated[OneOrMore[Step], _at_most(MAX_STEPS, "steps")]
+KnockStep: TypeAlias = Annotated[steps.Step, PlainValidator(services.step)]
+KnockSteps: TypeAlias = Annotated[OneOrMore[KnockStep], _at_most(MAX_STEPS, "steps")]
 Service: TypeAlias = Annotated[services.Service, PlainValidator(services.service)]
 Services: TypeAlias = Annotated[OneOrMore[Service], _at_most(MAX_SERVICES, "ports")]
 
@@ -253,21 +253,23 @@ class Scope(Model):
             if not data:
                 raise NotationError("is empty", hint="write scope: address, or {v4: 24, v6: 64}")
             return data
-        values.choice(data, ("address",))
+        if values.text_of(data) != "address":
+            hint = "write address, or a prefix as in {v4: 24, v6: 64}"
+            raise NotationError(f"{values.shown(data)} is not a scope", hint=hint)
         return {"v4": V4_BITS, "v6": V6_BITS}
 
 
 class Knock(Model):
     """Exactly one of ``sequence``, ``spa`` and ``rotate``. ``step`` is as long as ``within`` where it is not given."""
 
-    sequence: Given[Steps] = None
+    sequence: Given[KnockSteps] = None
     spa: Given[Spa] = None
     rotate: Given[Rotate] = None
     within: Given[Annotated[int, _duration("1ms", "1d")]] = None
     step: Given[Annotated[int, _duration("1ms", "1d")]] = None
     opens: Services
     lasts: Annotated[int, PlainValidator(values.duration_ns)] = Field(default=30 * SECOND_NS, alias="for")
-    close: Given[Steps] = None
+    close: Given[KnockSteps] = None
     scope: Scope = Scope(v4=V4_BITS, v6=V6_BITS)
     to: Given[OneOrMore[Address]] = None
     unless: Given[Match] = Field(default=None, alias="except")
@@ -286,7 +288,7 @@ class Knock(Model):
         return self
 
 
-class TestStep(Model):
+class Step(Model):
     packet: Given[Text] = None
     expect: Given[Annotated[str, _choice("pass", "drop", "tx", "redirect")]] = None
     rule: Given[Name] = None
@@ -294,7 +296,7 @@ class TestStep(Model):
     wait: Given[Annotated[int, PlainValidator(values.duration_ns)]] = None
 
     @model_validator(mode="after")
-    def _sends_or_waits(self) -> TestStep:
+    def _sends_or_waits(self) -> Step:
         if self.wait is not None:
             if self.packet or self.expect or self.rule or self.interface:
                 raise NotationError("waits and does more", hint="make wait a step of its own")
@@ -309,7 +311,7 @@ class Test(Model):
     """A test of a single step may have the step's keys as its own."""
 
     name: Given[Text] = None
-    steps: Annotated[tuple[TestStep, ...], BeforeValidator(_not_empty)]
+    steps: Annotated[tuple[Step, ...], BeforeValidator(_not_empty)]
 
     @model_validator(mode="before")
     @classmethod
@@ -320,7 +322,7 @@ class Test(Model):
         step = {key: value for key, value in data.items() if key not in cls.model_fields}
         if "steps" not in own:
             return {**own, "steps": [step]}
-        if stray := next((key for key in step if key in TestStep.model_fields), None):
+        if stray := next((key for key in step if key in Step.model_fields), None):
             raise NotationError(f"has steps, and {stray} beside them", hint=f"{stray} belongs in a step")
         return data
 

@@ -21,7 +21,7 @@ _MODELS_BY_KEY: dict[str, type[BaseModel]] = {
     "except": models.Match,
     "action": models.Forward,
     "redirect": models.Redirect,
-    "steps": models.TestStep,
+    "steps": models.Step,
     "log": models.Log,
     "spa": models.Spa,
     "rotate": models.Rotate,

@@ -32,19 +32,19 @@ def service(value: object) -> Service:
         right = f"{found[2] or found[3]}/{found[1] or found[4]}"
         raise NotationError(f"{shown(text)} is not a port and a protocol", hint=f"write {right}")
     port, slash, protocol = text.partition("/")
-    if not slash or protocol not in PROTOCOLS:
-        what = f"has the protocol {shown(protocol)}, and tcp and udp are possible" if protocol else "has no protocol"
-        raise NotationError(f"{shown(text)} {what}", hint=f"write {shown(port)}/tcp or {shown(port)}/udp")
+    if not port or not slash or protocol not in PROTOCOLS:
+        if protocol and port:
+            raise NotationError(f"{shown(text)} is of {shown(protocol)}, and only ports of tcp and udp can be opened")
+        missing = "protocol" if port else "port"
+        hint = f"write {shown(port)}/tcp or {shown(port)}/udp" if port else "as in 22/tcp"
+        raise NotationError(f"{shown(text)} has no {missing}", hint=hint)
     try:
         found_port = values.port(port)
         if not isinstance(found_port, Span) or found_port.low != found_port.high:
-            raise NotationError("is more than one port", hint="list each of them")
+            raise NotationError(f"{shown(port)} is more than one port", hint="list each of them")
         return Service(PROTOCOLS[protocol], values.number(found_port.low, 1, values.MAX_PORT))
     except NotationError as problem:
-        message = (
-            problem.message if problem.message.startswith("is ") else f"has a port that is wrong: {problem.message}"
-        )
-        raise NotationError(f"{shown(text)} {message}", hint=problem.hint) from None
+        raise NotationError(f"{shown(text)}: {problem.message}", hint=problem.hint) from None
 
 
 def step(value: object) -> Step:

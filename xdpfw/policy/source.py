@@ -143,7 +143,7 @@ class Sources:
             if path in self._files:
                 hint = "give the secret a file of its own"
                 raise PolicyError(f"{path} is another file of the policy, too", named_at, hint=hint)
-            text = self._fetch(path, named_at)
+            text = self._fetch(path, named_at, is_secret=True)
             self._secrets[path] = text
             is_stored = self._bundle is not None and text.endswith(_STAND_IN)
             self._files[path] = text if is_stored else f"{stand_in(text)}{_STAND_IN}"
@@ -154,8 +154,10 @@ class Sources:
         """The files of secrets that others than their owner can read or write: path to permission bits."""
         return {path: mode for path in self._secrets if (mode := self._modes.get(path, 0)) & 0o077}
 
-    def _fetch(self, path: str, named_at: Position | None) -> str:
-        return self._from_disk(path, named_at) if self._bundle is None else self._stored(path, named_at)
+    def _fetch(self, path: str, named_at: Position | None, *, is_secret: bool = False) -> str:
+        if self._bundle is not None:
+            return self._stored(path, named_at)
+        return self._from_disk(path, named_at, is_secret=is_secret)
 
     def _stored(self, path: str, named_at: Position | None) -> str:
         assert self._bundle is not None
@@ -163,14 +165,15 @@ class Sources:
             return self._bundle[path]
         raise PolicyError(f"{path} is not among the stored files", named_at)
 
-    def _from_disk(self, path: str, named_at: Position | None) -> str:
+    def _from_disk(self, path: str, named_at: Position | None, *, is_secret: bool) -> str:
         try:
             with open(path, "rb") as file:
                 self._modes[path] = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 data = file.read(MAX_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            hint = "only root or its owner may" if isinstance(error, PermissionError) else None
+            is_kept = is_secret and isinstance(error, PermissionError)
+            hint = "it holds secrets: run this as root, or as its owner" if is_kept else None
             raise PolicyError(f"cannot read {path!r}: {reason}", named_at, hint=hint) from None
         if len(data) > MAX_FILE_BYTES:
             raise PolicyError(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB", named_at)
