@@ -12,11 +12,12 @@ import dataclasses
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from xdpfw.errors import CapacityError
 from xdpfw.kernel import abi
 from xdpfw.kernel.libbpf import check, libbpf
 from xdpfw.kernel.maps import ArrayMap, HashMap, Map
@@ -178,6 +179,39 @@ class State:
         """Ends a grant, whatever it has been extended to; False if it is gone already."""
         return self.grants.delete(_grant_key(grant))
 
+    def end_grants(self, ended: Iterable[Grant], cause: abi.GrantEnd, generation: int) -> list[Grant]:
+        """Deletes these entries and notes it, in one event for all that a source has of a knock, else one a port.
+
+        Returns those that were live. Needs the instance's lock. ``generation``: the number of the one in force.
+        """
+        now_ns = boot_ns()
+        deleted = [grant for grant in ended if self.delete_grant(grant) and grant.is_live(now_ns)]
+        kept = {_holder(grant) for grant in self.list_grants() if grant.is_live(now_ns)}
+        told = set()
+        for grant in deleted:
+            holder = _holder(grant)
+            is_whole = holder not in kept
+            if holder in told or (not is_whole and not grant.protocol):
+                continue
+            if is_whole:
+                told.add(holder)
+            self.add_note(
+                EventRecord(
+                    int(abi.EventKind.EVENT_GRANT_END),
+                    now_ns,
+                    generation,
+                    family=grant.family,
+                    source=grant.source,
+                    prefix_bits=grant.prefix_bits,
+                    protocol=0 if is_whole else grant.protocol,
+                    dport=0 if is_whole else grant.port,
+                    knock=grant.knock,
+                    key_number=grant.key_number,
+                    detail=int(cause),
+                )
+            )
+        return deleted
+
     def half_done(self, now_ns: int) -> int:
         """How many sources may be in the middle of a sequence. Sources that fall together count once."""
         now = now_ns >> abi.Marker.SHIFT
@@ -193,6 +227,36 @@ class State:
     def write_spa_time(self, slot: int, value: SpaTime) -> None:
         """Only for a slot that no key of a running program has: the kernel writes the time."""
         self.spa_times.write(slot, abi.pack("spa_time", value._asdict()))
+
+    def assign_spa_slots(self, fingerprints: Sequence[int], first_wall_ns: int) -> dict[int, int]:
+        """Where the last times of these keys are, by fingerprint; new keys get a slot whose time is ``first_wall_ns``.
+
+        Raises CapacityError where none is free.
+        """
+        slots = {found.fingerprint: slot for slot, found in enumerate(self.list_spa_times()) if found.fingerprint}
+        free = iter(slot for slot in range(self.spa_times.max_entries) if slot not in set(slots.values()))
+        for fingerprint in fingerprints:
+            if fingerprint not in slots:
+                slot = next(free, None)
+                if slot is None:
+                    raise CapacityError(f"more than {self.spa_times.max_entries:,} SPA keys")
+                self.write_spa_time(slot, SpaTime(fingerprint, first_wall_ns))
+                slots[fingerprint] = slot
+        return {fingerprint: slots[fingerprint] for fingerprint in fingerprints}
+
+    def clear(self) -> None:
+        """Forgets all but the events. Only for maps that no interface's program has."""
+        for grant in self.list_grants():
+            self.delete_grant(grant)
+        length = self.progress.max_entries * self.progress.stride
+        with self.progress.mapped(length, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+            memory[:length] = bytes(length)
+        self.markers.write(0, bytes(self.markers.value_size))
+        for slot, found in enumerate(self.list_spa_times()):
+            if found.fingerprint:
+                self.write_spa_time(slot, SpaTime(found.fingerprint, 0))
+        shared = self.read_shared()
+        self.initialise(shared.hash_secret, shared.tai_offset_ns)
 
     def list_spa_failures(self) -> list[SpaFailures]:
         """The prefixes that most of the failures came from, those with most packets first."""
@@ -237,6 +301,10 @@ def _elements(array: ArrayMap, struct: str) -> Iterator[Any]:
         data = memory[: array.max_entries * array.stride]
     for start in range(0, len(data), array.stride):
         yield abi.unpack(struct, data[start : start + size])
+
+
+def _holder(grant: Grant) -> tuple[int, int, int, int]:
+    return grant.family, grant.source, grant.prefix_bits, grant.knock
 
 
 def _grant(key_bytes: bytes, value_bytes: bytes) -> Grant:
