@@ -7,6 +7,7 @@ NAME.ok is the IR, NAME.fail the messages, one a line. ``pytest tests/language -
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -51,6 +52,8 @@ def dump(policy: ir.Policy) -> Iterator[str]:
         yield f"set {address_set.name} of {address_set.entries}: {addresses(address_set.ranges)}"
     for port_set in policy.port_sets:
         yield f"set {port_set.name} of {port_set.entries} ports: {ranges(port_set.ranges)}"
+    for knock in policy.knocks:
+        yield from knock_lines(knock)
     for rule in policy.rules:
         assert rule.position is not None
         yield f"rule {rule.name} at {rule.position}: {rule.text}{f' # {rule.comment}' if rule.comment else ''}"
@@ -58,6 +61,8 @@ def dump(policy: ir.Policy) -> Iterator[str]:
         if rule.unless is not None:
             yield from conditions("except", rule.unless)
         details = [rule.action.interface, *(mac and mac.to_bytes(6, "big").hex(":") for mac in macs(rule.action))]
+        if rule.log_sample:
+            yield f"  log 1/{rule.log_sample}"
         yield f"  {rule.action.kind}{''.join(f' {detail}' for detail in details if detail)}"
     for test in policy.tests:
         yield f"test {test.name} at {test.position}"
@@ -65,6 +70,38 @@ def dump(policy: ir.Policy) -> Iterator[str]:
             values = {"expect": step.expect, "rule": step.rule, "on": step.interface, "wait_ns": step.wait_ns or None}
             text = " ".join(f"{key} {value}" for key, value in values.items() if value is not None)
             yield f"  {step.position}: {step.packet or '-'} | {text}"
+
+
+def knock_lines(knock: ir.Knock) -> Iterator[str]:
+    yield f"knock {knock.name} at {knock.position}: {knock.text}"
+    yield f"  way {way(knock.way)}"
+    if knock.close is not None:
+        yield f"  close {way(knock.close)}"
+    opened = " ".join(f"{service.protocol}:{service.port}" for service in knock.opens)
+    yield f"  opens {opened} for_ns {knock.for_ns} scope /{knock.scope_v4} /{knock.scope_v6}"
+    if knock.to is not None:
+        yield f"  to {addresses(knock.to)}"
+    if knock.unless is not None:
+        yield from conditions("except", knock.unless)
+
+
+def way(found: ir.Sequence | ir.Rotation | ir.Spa) -> str:
+    """Secrets as digests."""
+    if isinstance(found, ir.Spa):
+        keys = [f"{key.number} {key.name} {digest(key.key)}{' nat' if key.nat else ''}" for key in found.keys]
+        return f"spa port {found.port} window_ns {found.window_ns}: {', '.join(keys) or 'no keys'}"
+    times = f"within_ns {found.within_ns} step_ns {found.step_ns}"
+    if isinstance(found, ir.Rotation):
+        ports = ranges([found.ports])
+        return f"rotate {digest(found.secret)} every_ns {found.every_ns} ports {ports} length {found.length} {times}"
+    steps = " ".join(
+        f"{step.protocol}:{step.number}{'' if step.code is None else f'.{step.code}'}" for step in found.steps
+    )
+    return f"sequence {steps} {times}"
+
+
+def digest(secret: bytes) -> str:
+    return hashlib.sha256(secret).hexdigest()[:16]
 
 
 def macs(action: ir.Action) -> tuple[int | None, int | None]:
@@ -85,6 +122,8 @@ def conditions(what: str, match: ir.Match) -> Iterator[str]:
             text = ", ".join(f"{mac.value:012x}/{mac.mask:012x}" for mac in value)
         elif field.name == "tcp_flags":
             text = ", ".join(f"set {flags.set:08b} clear {flags.clear:08b}" for flags in value)
+        elif field.name == "knocked":
+            text = ", ".join(value)
         elif field.name == "icmp":
             text = ", ".join(f"{each.protocol} type {ranges([each.type])} code {ranges([each.code])}" for each in value)
         else:

@@ -116,6 +116,10 @@ def _exception_faults(
     protocols = consistency.protocols_of(unless)
     if protocols is None:
         protocols = tuple(Protocol(number, named=True) for number in sorted({service.protocol for service in opens}))
+    elif not {service.protocol for service in opens} & {protocol.number for protocol in protocols}:
+        field = "tcp_flags" if unless.proto is None else "proto"
+        shown = ", ".join(map(str, opens))
+        yield Fault(("except", field), f"holds for none of the packets to {shown}", "leave it out")
     yield from consistency.match_faults("except", unless, protocols, sets, interfaces)
 
 
@@ -167,7 +171,7 @@ def _steps_in_use(knocks: Sequence[LoadedKnock], listens: _Listening) -> Iterato
             for other in knocks:
                 if (what := _taken_as_step(service, other)) and listens.meet(knock, other):
                     whose = "this knock" if other is knock else f"knock {quoted(other.name)}"
-                    message = f"{service} is {what} of {whose}, so nobody would get through"
+                    message = f"{service} is {what} of {whose}, so that packets to it would not get through"
                     yield KnockFault(knock, Fault(("opens", index), message, _remedy(what)))
                     break
 
@@ -182,10 +186,10 @@ def _spa_ports_in_use(knocks: Sequence[LoadedKnock], listens: _Listening) -> Ite
                 continue
             whose = "this knock" if other is knock else f"knock {quoted(other.name)}"
             if what := _taken_as_step(port, other):
-                message = f"{port} is {what} of {whose}, so no message would get through"
+                message = f"{port} is {what} of {whose}, so that messages would not get through"
                 yield KnockFault(knock, Fault(("spa", "port"), message, _remedy(what)))
             if port in other.model.opens:
-                message = f"{port} is a port that {whose} opens, and nobody would get through"
+                message = f"{port} is a port that {whose} opens, and packets to it would be taken for messages"
                 yield KnockFault(knock, Fault(("spa", "port"), message, "choose another port"))
 
 

@@ -46,7 +46,7 @@ def loaded_knock(name: str, model: models.Knock, place: Place, path: str | None,
         try:
             return LoadedKnock(name, model, place, path, secret=rotation.secret_key(text))
         except rotation.SecretError as problem:
-            hint = "xdpfw keygen --rotate makes one"
+            hint = f"xdpfw keygen --rotate {path} makes one, where there is none"
             raise PolicyError(f"{path} {problem}", Position(path, 1, 1), hint=hint) from None
     return LoadedKnock(name, model, place)
 
