@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from xdpfw.compiler import ir
 from xdpfw.compiler.lower import lower
 from xdpfw.errors import PolicyError
+from xdpfw.knock import rotation
 from xdpfw.policy import models
+from xdpfw.policy.knocks import exposed_secrets
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 
@@ -43,6 +47,102 @@ def test_a_policy_comes_back_from_its_bundle_alone(tmp_path: Path) -> None:
     assert len(from_disk.sources.files) == 3
     assert lower(from_disk) == lower(from_bundle)
     assert from_disk.sources.digest == from_bundle.sources.digest
+
+
+KNOCKS = """\
+knocks:
+  admin: {spa: {port: 62201, keys: admin.keys}, opens: [22/tcp]}
+  home: {rotate: {secret: home.secret, ports: 10000-60000}, opens: [22/tcp]}
+"""
+KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+KEYS_TEXT = f"xdpfw-spa-server 1\nserver 0011223344556677\nkey 1 laptop {KEY}\n"
+SECRET = "correct horse battery staple"
+
+
+def with_secrets(folder: Path, keys: str = KEYS_TEXT, secret: str = SECRET) -> str:
+    for name, text in (("policy.yaml", HEAD + KNOCKS), ("admin.keys", keys), ("home.secret", secret)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o600)
+    return str(folder / "policy.yaml")
+
+
+def test_secrets_are_not_stored(tmp_path: Path) -> None:
+    path = with_secrets(tmp_path)
+    from_disk = load(path, Sources.from_disk())
+    admin, home = lower(from_disk).knocks
+    assert isinstance(admin.way, ir.Spa)
+    assert isinstance(home.way, ir.Rotation)
+    (key,) = admin.way.keys
+    assert key == ir.SpaKey(1, "laptop", base64.b64decode(KEY))
+    assert home.way.secret == rotation.secret_key(SECRET)
+    stored = "\n".join(from_disk.sources.files.values())
+    for secret in (key.key, home.way.secret):
+        assert base64.b64encode(secret).decode() not in stored
+        assert secret.hex() not in stored
+    assert SECRET not in stored
+    assert KEY not in f"{from_disk} {lower(from_disk)} {admin.text}"
+
+
+def test_what_is_stored_of_secrets_is_a_policy_that_compares(tmp_path: Path) -> None:
+    path = with_secrets(tmp_path)
+    from_disk = load(path, Sources.from_disk())
+    once = load(path, Sources.from_bundle(from_disk.sources.files))
+    twice = load(path, Sources.from_bundle(once.sources.files))
+    assert lower(once) == lower(twice) != lower(from_disk)
+    assert [knock.text for knock in lower(once).knocks] == [knock.text for knock in lower(from_disk).knocks]
+    assert from_disk.sources.digest == once.sources.digest == twice.sources.digest
+    assert dict(once.sources.files) == dict(from_disk.sources.files)
+
+
+@pytest.mark.parametrize(
+    ("keys", "secret", "changed"),
+    [
+        (KEYS_TEXT, SECRET + "\n", False),  # whitespace at its ends is no part of a secret
+        (KEYS_TEXT, SECRET + "r", True),
+        (KEYS_TEXT.replace(KEY, KEY[:-3] + "x8="), SECRET, True),
+        (KEYS_TEXT.replace("laptop", "phone"), SECRET, True),
+        (KEYS_TEXT.replace("key 1", "key 2"), SECRET, True),
+        (KEYS_TEXT.replace(KEY, f"{KEY} nat"), SECRET, True),
+    ],
+)
+def test_other_secrets_are_another_policy(tmp_path: Path, keys: str, secret: str, changed: bool) -> None:
+    def stored() -> tuple[str, ir.Policy]:
+        sources = load(path, Sources.from_disk()).sources
+        return sources.digest, lower(load(path, Sources.from_bundle(sources.files)))
+
+    path = with_secrets(tmp_path)
+    digest, policy = stored()
+    with_secrets(tmp_path, keys, secret)
+    new_digest, new_policy = stored()
+    assert (new_digest != digest, new_policy != policy) == (changed, changed)
+
+
+def test_two_knocks_may_share_a_file_of_keys(tmp_path: Path) -> None:
+    path = with_secrets(tmp_path)
+    more = "  other: {spa: {port: 62202, keys: admin.keys}, opens: [80/tcp]}\n"
+    Path(path).write_text(HEAD + KNOCKS + more)
+    loaded = load(path, Sources.from_disk())
+    assert loaded.knocks["admin"].keys == loaded.knocks["other"].keys
+    assert len(loaded.sources.files) == 3
+
+
+def test_a_secret_is_no_other_file() -> None:
+    both = "sets: {l: {type: prefix, file: s}}\nknocks: {k: {rotate: {secret: s, ports: 1-9}, opens: [22/tcp]}}\n"
+    first = "include: [s]\nknocks: {k: {rotate: {secret: s, ports: 1-9}, opens: [22/tcp]}}\n"
+    for text in (both, first):
+        sources = Sources.from_bundle({"policy.yaml": HEAD + text, "s": "version: 1 # and more than sixteen"})
+        with pytest.raises(PolicyError, match=r"s is another file of the policy, too|s is the file of a secret, too"):
+            load("policy.yaml", sources)
+
+
+def test_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
+    path = with_secrets(tmp_path)
+    assert exposed_secrets(load(path, Sources.from_disk()).sources) == []
+    (tmp_path / "admin.keys").chmod(0o640)
+    (tmp_path / "policy.yaml").chmod(0o666)
+    (line,) = exposed_secrets(load(path, Sources.from_disk()).sources)
+    assert line.startswith(f"{tmp_path}/admin.keys holds secrets")
+    assert "(mode 0640)" in line
 
 
 def test_all_errors_come_at_once_in_order_of_the_text() -> None:
@@ -83,21 +183,38 @@ KEYS = sorted(
 )
 SCALARS = st.sampled_from(
     ["pass", "drop", "eth0", "@lan", "192.0.2.0/24", "::1", "tcp", "icmp", "echo-request", "syn,!ack", "80-90", "none",
-     "any", "prefix", "port", "rule-1", "30s", 0, 1, 22, 70000, True, None, "", "02:00:00:00:00:01"]
+     "any", "prefix", "port", "rule-1", "30s", 0, 1, 22, 70000, True, None, "", "02:00:00:00:00:01",
+     "7000/tcp", "8.0/icmp", "1/10", "address"]
 )  # fmt: skip
 trees = st.recursive(
     SCALARS | st.text(max_size=5),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(st.sampled_from(KEYS), children, max_size=5),
     max_leaves=30,
 )
+steps = st.lists(
+    st.sampled_from(["7000/tcp", "7001/udp", "22/tcp", "8/icmp", "8.0/icmp", "128/icmpv6", 22]), max_size=4
+)
+knocks = st.fixed_dictionaries(
+    {"opens": st.lists(st.sampled_from(["22/tcp", "ssh/tcp", "7001/udp"]), min_size=1, max_size=3)},
+    optional={
+        "sequence": steps,
+        "close": steps,
+        "spa": st.just({"port": 7001, "keys": "policy.yaml"}) | trees,
+        "rotate": st.just({"secret": "s", "ports": "1-9"}) | trees,
+        "to": st.sampled_from(["192.0.2.1", "2001:db8::/32", "@lan"]),
+        "except": st.just({"src": "@lan"}) | trees,
+        **dict.fromkeys(("for", "within", "step", "scope"), trees),
+    },
+)
 policies = st.fixed_dictionaries(
     {"version": st.just(1), "interfaces": st.just({"eth0": {}}), "default": st.just("drop")},
     optional={
         "rules": st.lists(
-            st.dictionaries(st.sampled_from(["name", "match", "except", "action", "enabled", "comment"]), trees),
+            st.dictionaries(st.sampled_from(["name", "match", "except", "action", "enabled", "comment", "log"]), trees),
             max_size=3,
         ),
         "sets": st.dictionaries(st.sampled_from(["lan", "web"]), trees),
+        "knocks": st.dictionaries(st.sampled_from(["ssh", "web"]), knocks | trees, max_size=2),
         "tests": st.lists(trees, max_size=3),
         "allow": trees,
     },

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from xdpfw.compiler import ir
@@ -68,6 +70,30 @@ def test_what_is_not_in_force_is_said_only_where_it_is_asked_for() -> None:
     assert not not_in_force(lowered("", "pass"))
     assert not not_in_force(lowered("allow: {established: false, fragments: false}"))
     assert len(not_in_force(lowered("allow: {fragments: true}", "pass"))) == 1
+
+
+def test_connections_through_knocks_end_with_grants() -> None:
+    knocks = "knocks: {ssh: {sequence: [7000/tcp, 9000/udp, 8000/tcp], opens: [22/tcp]}}\n"
+    (line,) = not_in_force(lowered(knocks, "pass"))
+    assert line.startswith("connections to ports that knocks open end with the grant")
+
+
+def test_a_knock_means_the_same_whatever_its_spelling() -> None:
+    one, other = (
+        lowered(f"{SETS}knocks: {{k: {{{text}}}}}\n").knocks[0]
+        for text in (
+            "sequence: [7000/tcp], opens: ssh/tcp, to: '@lan', except: {src: 10.0.0.0/8, sport: 1024-65535}",
+            "sequence: 7000/tcp, opens: [22/tcp], to: [192.0.2.0/25, '@lan'], scope: {v4: 32, v6: 128}, within: 10s, "
+            "step: 10000ms, for: 30s, except: {src: [10.0.0.0/9, 10.128.0.0/9], sport: 1024-65535}",
+        )
+    )
+    assert replace(one, text="") == replace(other, text="")
+
+
+def test_ports_in_an_except_need_no_proto_of_their_own() -> None:
+    (knock,) = lowered("knocks: {k: {sequence: [1/tcp], opens: [22/tcp], except: {dport: 22, dst: 10.0.0.1}}}\n").knocks
+    assert knock.unless is not None
+    assert (knock.unless.proto, knock.unless.dport) == (None, (ir.Range(22, 22),))
 
 
 def test_disabled_rules_count_in_default_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xdpfw.policy import names, values
+from xdpfw.policy import names, services, values
 from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses, parse_addresses
 from xdpfw.policy.values import Flags, Mac, NotationError, Span
 
@@ -135,3 +135,44 @@ def test_names_are_in_their_ranges() -> None:
     assert not names.TAG_ETHERTYPES & {low for low, _ in names.ETHERTYPES.values()}
     for protocol, codes in names.ICMP_CODES.items():
         assert {type_ for type_, _ in codes.values()} <= set(names.ICMP_TYPES[protocol].values())
+
+
+@given(st.integers(1, 366 * 86_400_000))
+def test_durations_round_trip(milliseconds: int) -> None:
+    ns = milliseconds * 1_000_000
+    assert values.duration_ns(values.duration_text(ns)) == ns
+
+
+@pytest.mark.parametrize(("ns", "text"), [(500_000_000, "500ms"), (90_000_000_000, "90s"), (7_200_000_000_000, "2h")])
+def test_durations_are_written_in_the_largest_unit(ns: int, text: str) -> None:
+    assert values.duration_text(ns) == text
+
+
+@given(st.integers(1, values.MAX_SAMPLE))
+def test_samples_round_trip(n: int) -> None:
+    assert values.one_in(f"1/{n}") == n
+
+
+@given(ports.filter(bool), st.sampled_from(["tcp", "udp"]))
+def test_services_and_steps_round_trip(port: int, protocol: str) -> None:
+    text = f"{port}/{protocol}"
+    assert str(services.service(text)) == str(services.step(text)) == text
+
+
+MESSAGES = st.sampled_from(
+    [f"{type_}{code}/{p}" for p in ("icmp", "icmpv6") for type_ in (0, 8, 128) for code in ("", ".0")]
+)
+
+
+@given(MESSAGES, MESSAGES)
+def test_steps_overlap_where_a_message_is_both(one: str, other: str) -> None:
+    def met(text: str) -> set[tuple[int, str, int]]:
+        """Of both families, the messages of codes 0 and 1."""
+        step = services.step(text)
+        in_ipv6 = {8: 128, 0: 129}.get(step.number) if text.endswith("/icmp") else step.number
+        found = {(4, text.split("/")[1], step.number)} if text.endswith("/icmp") else set()
+        found |= {(6, "icmpv6", in_ipv6)} if in_ipv6 is not None else set()
+        codes = (0, 1) if step.code is None else (step.code,)
+        return {(family, name, number << 8 | code) for family, name, number in found for code in codes}
+
+    assert services.overlap(services.step(one), services.step(other)) == bool(met(one) & met(other))
