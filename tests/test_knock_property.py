@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import random
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import NamedTuple
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.knock_strategies import Sent, conversations
 from tests.knocking import Firewall, S, knock, packet_of, sequence
 from tests.policies import one, rule
+from xdpfw.compiler import ir
 from xdpfw.compiler.ir import ActionKind, Match
-from xdpfw.reference.memory import EventKind
+from xdpfw.packet.decode import Invalid, decode
+from xdpfw.reference.interpreter import evaluate
+from xdpfw.reference.memory import EventKind, Memory
 
 STEPS = ("7000/tcp", "7001/tcp", "7001/udp", "8/icmp")
 WRONG = ("23/tcp", "7009/udp", "22/tcp")
@@ -22,7 +27,7 @@ WAITS = (0, 0, 0, 0, 1, 1 * S, 4 * S, 5 * S, 5 * S + 1, 8 * S)
 SOURCES = ("198.51.100.7", "198.51.100.8", "2001:db8::7")
 
 
-class Sent(NamedTuple):
+class Probe(NamedTuple):
     what: str
     src: str
     time_ns: int
@@ -35,10 +40,10 @@ def paths(shortest: int = 1) -> st.SearchStrategy[tuple[str, ...]]:
 
 
 @st.composite
-def traffic(draw: st.DrawFn) -> tuple[list[tuple[str, ...]], list[Sent]]:
+def traffic(draw: st.DrawFn) -> tuple[list[tuple[str, ...]], list[Probe]]:
     """Knocks, and what is sent: steps in their order more often than not, with all that may go wrong in between."""
     knocks = draw(st.lists(paths(), min_size=1, max_size=3))
-    sent: list[Sent] = []
+    sent: list[Probe] = []
     now = 0
     for _ in range(draw(st.integers(1, 6))):
         src = draw(st.sampled_from(SOURCES))
@@ -46,11 +51,11 @@ def traffic(draw: st.DrawFn) -> tuple[list[tuple[str, ...]], list[Sent]]:
             extra = draw(st.lists(st.sampled_from((*STEPS, *WRONG, PASSED)), max_size=1))
             for what in (*[step] * draw(st.sampled_from((1, 1, 1, 2))), *extra):
                 now += draw(st.sampled_from(WAITS))
-                sent.append(Sent(what, draw(st.sampled_from((src, src, src, *SOURCES))), now))
+                sent.append(Probe(what, draw(st.sampled_from((src, src, src, *SOURCES))), now))
     return knocks, sent
 
 
-def leads_up(steps: tuple[str, ...], before: list[Sent], last: Sent, finish_ns: int) -> bool:
+def leads_up(steps: tuple[str, ...], before: list[Probe], last: Probe, finish_ns: int) -> bool:
     """Whether ``before``, all of one source, has the steps in time, the last of which comes right before ``last``."""
     if not steps:
         return finish_ns - last.time_ns <= WITHIN
@@ -67,8 +72,8 @@ def leads_up(steps: tuple[str, ...], before: list[Sent], last: Sent, finish_ns: 
 
 
 @given(traffic())
-@example(([("7000/tcp", "8/icmp")], [Sent("7000/tcp", SOURCES[0], 0), Sent("8/icmp", SOURCES[0], 5 * S)]))
-def test_who_gets_a_grant_has_gone_through_all_steps(drawn: tuple[list[tuple[str, ...]], list[Sent]]) -> None:
+@example(([("7000/tcp", "8/icmp")], [Probe("7000/tcp", SOURCES[0], 0), Probe("8/icmp", SOURCES[0], 5 * S)]))
+def test_who_gets_a_grant_has_gone_through_all_steps(drawn: tuple[list[tuple[str, ...]], list[Probe]]) -> None:
     """In their order and time, with no other packet in between but repeats and what a rule passes."""
     knocks, sent = drawn
     firewall = Firewall(
@@ -132,3 +137,31 @@ def test_a_scan_opens_only_what_it_happens_to_knock(ports: list[int], order: str
             firewall.send(packet_of(f"{port}/tcp"))
     places = [scan.index(port) for port in ports]
     assert firewall.opened() == (places == list(range(places[0], places[0] + len(places))))
+
+
+@given(conversations())
+def test_what_gets_to_a_guarded_port_was_granted_before(drawn: tuple[ir.Policy, list[Sent]]) -> None:
+    """By a knock that opens it, to the packet's prefix, and not too long ago."""
+    policy, sent = drawn
+    memory = Memory()
+    knocks = {knock.name: knock for knock in policy.knocks}
+    grants: list[tuple[ir.Knock, IPv4Network | IPv6Network, int]] = []
+    for frame, interface, now in sent:
+        decision = evaluate(policy, frame, interface, memory=memory, now=now)
+        packet = decode(frame)
+        if isinstance(packet, Invalid) or packet.src is None:
+            assert decision.events == ()
+            continue
+        is_v4 = packet.family is ir.Family.IPV4
+        address = IPv4Address(packet.src) if is_v4 else IPv6Address(packet.src)
+        for event in decision.events:
+            if event.kind is EventKind.GRANT:
+                knock = knocks[str(event.knock)]
+                bits = knock.scope_v4 if is_v4 else knock.scope_v6
+                prefix = ip_network(f"{address}/{bits}", strict=False)
+                grants.append((knock, prefix, now.boot_ns + event.duration_ns))
+        if decision.reason == "knock.granted":
+            port = (packet.proto, packet.dport)
+            assert any(
+                port in knock.opens and address in prefix and now.boot_ns < until for knock, prefix, until in grants
+            )
