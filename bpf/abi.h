@@ -23,6 +23,20 @@ enum xdpfw_limit {
 	XDPFW_MAX_COUNT_WORDS = 8,
 	XDPFW_MAX_TABLE_BYTES = 256 << 20,
 	XDPFW_WORD_BITS = 64,		/* of the bit vectors */
+	XDPFW_MAX_KNOCKS = 64,
+	XDPFW_MAX_SEQUENCES = 32,	/* each close is one, too */
+	XDPFW_MAX_STEPS = 16,
+	XDPFW_MAX_SERVICES = 16,	/* that a knock opens */
+	XDPFW_MAX_OPENERS = 8,		/* knocks that open the same port */
+	XDPFW_MAX_ROTATIONS = 8,
+	XDPFW_MAX_KNOCKED = 8,		/* knocks that rules ask for */
+	XDPFW_MAX_SPA_KEYS = 4096,
+	XDPFW_MAX_GRANTS = 65536,
+	XDPFW_PROGRESS_SLOTS = 1 << 14,	/* a step; see struct xdpfw_progress */
+	XDPFW_MARKER_SLOTS = 1 << 16,	/* see struct xdpfw_marker */
+	XDPFW_SPA_FAILURE_SLOTS = 4096,
+	XDPFW_EVENT_SLOTS = 8192,
+	XDPFW_EVENTS_PER_SECOND = 200,	/* of each kind; more are only counted */
 };
 
 /* Sizes of what the tables are made of; see struct xdpfw_config. */
@@ -71,6 +85,7 @@ enum xdpfw_field {
 	XDPFW_FIELD_DSCP,
 	XDPFW_FIELD_SRC_MAC,
 	XDPFW_FIELD_DST_MAC,
+	XDPFW_FIELD_KNOCKED,		/* bit i: the source holds a grant of config.knocked[i] */
 	XDPFW_FIELD_COUNT,
 };
 
@@ -123,6 +138,19 @@ enum xdpfw_reason {
 	XDPFW_REASON_ALLOW_NDP,
 	XDPFW_REASON_ALLOW_DHCP,
 	XDPFW_REASON_ALLOW_ICMP_ERRORS,
+	XDPFW_REASON_KNOCK_STEP,		/* to a step of a sequence, right or wrong */
+	XDPFW_REASON_KNOCK_GRANTED,		/* to a port that a knock opens, and the source holds a grant */
+	XDPFW_REASON_KNOCK_CLOSED,		/* and it holds none */
+	XDPFW_REASON_KNOCK_SPA_ACCEPTED,
+	XDPFW_REASON_KNOCK_SPA_MALFORMED,	/* length, version, flags or a fragment */
+	XDPFW_REASON_KNOCK_SPA_UNKNOWN_KEY,
+	XDPFW_REASON_KNOCK_SPA_REPLAYED,	/* not later than the last that was accepted */
+	XDPFW_REASON_KNOCK_SPA_STALE,		/* before the window */
+	XDPFW_REASON_KNOCK_SPA_EARLY,		/* behind it */
+	XDPFW_REASON_KNOCK_SPA_SOURCE,		/* made for another source */
+	XDPFW_REASON_KNOCK_SPA_FORGED,		/* wrong tag */
+	XDPFW_REASON_KNOCK_SPA_SERVICE,		/* right, but the knock opens no such service */
+	XDPFW_REASON_KNOCK_SPA_REFUSED,		/* right, but the map of grants is full */
 	XDPFW_REASON_INVALID_ETHERNET,		/* header or tag cut short */
 	XDPFW_REASON_INVALID_VLAN_TAGS,		/* more than MAX_VLAN_TAGS */
 	XDPFW_REASON_INVALID_IPV4_HEADER,	/* cut short */
@@ -208,7 +236,16 @@ struct xdpfw_config {
 	__u32 pairs_used;		/* 0: no rule in the group of pairs */
 	__u32 source_rows_used;		/* 0: no rule in the group of narrow sources */
 	__u32 destination_rows_used;
-	struct xdpfw_field_table fields[14];		/* FIELD_COUNT */
+	__u32 knock_rules;		/* so many of the first rules are not the policy's but those of knocks */
+	__u32 sequence_count;
+	__u32 knock_count;
+	__u32 rotation_count;
+	__u32 knocked_count;
+	__u32 logs;			/* 1: a rule logs */
+	__u32 generation;		/* the loader's: its number, for events */
+	__u64 hash_secret[2];		/* the loader's: see struct xdpfw_shared */
+	__u32 knocked[8];		/* MAX_KNOCKED: numbers of the knocks behind FIELD_KNOCKED's bits */
+	struct xdpfw_field_table fields[15];		/* FIELD_COUNT */
 	struct xdpfw_field_table macs[6];		/* MAC_COUNT * MAC_PARTS */
 	struct xdpfw_direction_table directions[2];	/* DIRECTION_COUNT */
 	struct xdpfw_group_table groups[8];		/* MAX_GROUPS */
@@ -268,6 +305,11 @@ enum xdpfw_action_kind {
 	XDPFW_ACTION_PASS = 1,
 	XDPFW_ACTION_TX = 2,
 	XDPFW_ACTION_REDIRECT = 3,
+	/* Of the rules of knocks: */
+	XDPFW_ACTION_STEP = 4,		/* target: number of a struct xdpfw_token */
+	XDPFW_ACTION_GUARD = 5,		/* target: number of a struct xdpfw_guard */
+	XDPFW_ACTION_SPA = 6,		/* target: number of a struct xdpfw_spa_port */
+	XDPFW_ACTION_ROTATION = 7,	/* target: number of a struct xdpfw_rotation */
 };
 
 enum xdpfw_action_flag {
@@ -283,7 +325,7 @@ struct xdpfw_action {
 	__u8 dst_mac[6];
 	__u16 padding;
 	__u32 target;		/* ACTION_REDIRECT: slot in the map "targets" */
-	__u32 padding2;
+	__u32 log_sample;	/* an event for one in so many matches; 0: none */
 };
 
 /* Value of the map "interfaces", by slot. */
@@ -301,12 +343,239 @@ struct xdpfw_counter {
 	__u64 bytes;		/* of whole frames, Ethernet header included */
 };
 
-/* Value of the map "trace": the last decision. */
+/* Value of the map "trace": the last decision, and the time of test runs. */
 struct xdpfw_trace {
 	__u32 verdict;
 	__u32 reason;
 	__u32 rule;
 	__u32 padding;
+	__u64 boot_ns;		/* what CLOCK_BOOTTIME has */
+	__u64 wall_ns;		/* since 1970, without leap seconds */
+};
+
+/*
+ * Knocks. A knock and a sequence have identities, 32 bits of a digest, which stay when numbers change: state that
+ * outlives a generation goes by them.
+ */
+
+/* Value of the map "knocks", by number. */
+struct xdpfw_knock {
+	__u32 id;			/* of its name */
+	__u32 service_count;
+	__u64 for_ns;
+	__u8 scope_v4;			/* bits of the prefix that a grant is for */
+	__u8 scope_v6;
+	__u16 padding;
+	__u32 padding2;
+	__u32 services[16];		/* MAX_SERVICES: protocol << 16 | port, in the order of "opens" */
+};
+
+/* Value of the map "sequences", by number. Those of rotations come first, in order of the rotations. */
+struct xdpfw_sequence {
+	__u32 id;			/* of the knock's name, the steps and the times */
+	__u32 knock;
+	__u32 length;
+	__u32 closes;			/* 1: ends the grant; 0: opens */
+	__u64 within_ns;
+	__u64 step_ns;
+};
+
+/* Value of the map "tokens", by ACTION_STEP's target: bit p of positions[s]: it is step p of sequence s. */
+struct xdpfw_token {
+	__u16 positions[32];		/* MAX_SEQUENCES */
+};
+
+/*
+ * Value of the map "rotations", by number. Steps of window w, which is time / every_ns, are words 0, 1... (16 bits,
+ * big-endian) of BLAKE2s-256 with the secret as key over w (64 bits, big-endian): port_low + word % port_span, of TCP
+ * and UDP by turns. state is that of BLAKE2s behind the block of the key.
+ */
+struct xdpfw_rotation {
+	__u32 state[8];
+	__u64 every_ns;
+	__u32 port_low;
+	__u32 port_span;
+};
+
+/* Value of the map "windows", by rotation * 4 + window % 4: the steps of a window once they were asked for. */
+struct xdpfw_window {
+	__u64 number;			/* window + 1 */
+	__u16 ports[16];		/* MAX_STEPS */
+};
+
+/* Value of the map "guards": the knocks that open a port. */
+struct xdpfw_guard {
+	__u32 knock_count;
+	__u32 knocks[8];		/* MAX_OPENERS, numbers */
+};
+
+/* Value of the map "spa_ports". Its keys are at first_key + number, below first_key + key_count. */
+struct xdpfw_spa_port {
+	__u32 first_key;
+	__u32 key_count;
+};
+
+/* Value of the map "spa_keys". */
+struct xdpfw_spa_key {
+	__u32 state[8];			/* of BLAKE2s-128 behind the block of the key (RFC 7693 section 2.9) */
+	__u64 window_ns;
+	__u32 knock;
+	__u32 slot;			/* the loader's: in the map "spa_times" */
+	__u8 used;			/* 0: there is no key of this number */
+	__u8 nat;			/* 1: any source may use it */
+	__u16 padding;
+	__u32 padding2;
+};
+
+/* An SPA message, the payload of a UDP datagram; all in network byte order. */
+enum xdpfw_spa {
+	XDPFW_SPA_VERSION = 1,
+	XDPFW_SPA_FLAG_CLOSE = 1,
+	XDPFW_SPA_BYTES = 56,
+	XDPFW_SPA_SIGNED_BYTES = 40,
+};
+
+/*
+ * State. These maps are an instance's, not a generation's: both have them while one takes the other's place.
+ *
+ * Times are ns of CLOCK_BOOTTIME, which runs on in suspend, unless their name has wall.
+ */
+
+/* The only value of the map "shared". */
+struct xdpfw_shared {
+	__u64 hash_secret[2];		/* which slot a source falls into, nobody can know */
+	__s64 tai_offset_ns;		/* CLOCK_TAI - CLOCK_REALTIME, as the last command found it */
+	__u64 swept_ns;			/* when expired grants were last looked for, as the map was full */
+	__u64 grants_refused;		/* as it was full all the same */
+};
+
+/*
+ * Half-done sequences: value of the map "progress", by (step - 1) * PROGRESS_SLOTS + a hash of source and sequence.
+ * A source that has done "step" steps is in that step's part. A slot whose tag is another's has been taken over; it
+ * still says that whoever fell into it had come as far.
+ */
+struct xdpfw_progress {
+	__u64 tag;			/* hash of source and sequence; 0: empty */
+	__u64 started_ns;		/* 0: no progress */
+	__u64 last_ns;			/* of the last step that was accepted */
+};
+
+/* The only value of the map "markers": by a hash of the source, until when one of its sequences may be half done. */
+struct xdpfw_markers {
+	__u32 slots[65536];		/* MARKER_SLOTS; (ns >> MARKER_SHIFT) << 4 | longest progress; 0: none */
+};
+
+enum xdpfw_marker {
+	XDPFW_MARKER_SHIFT = 28,	/* a quarter of a second */
+	XDPFW_MARKER_STEP_BITS = 4,
+};
+
+/* Key of the map "grants". protocol 0 and port 0: the knock itself, for rules that ask who has knocked. */
+struct xdpfw_grant_key {
+	__u64 high;			/* the source's prefix, from the highest bit down; IPv4 in the upper half of high */
+	__u64 low;
+	__u32 knock;			/* id */
+	__u16 port;
+	__u8 protocol;
+	__u8 family;			/* enum xdpfw_family */
+	__u8 prefix_bits;
+	__u8 padding[7];
+};
+
+struct xdpfw_grant {
+	__u64 until_ns;			/* granted before this time, not at it */
+	__u64 granted_ns;
+	__u64 key;			/* fingerprint of the SPA key; 0: none */
+	__u32 key_number;		/* of the SPA key */
+	__u32 padding;
+};
+
+/* Value of the map "spa_times". The controller assigns slots to keys. */
+struct xdpfw_spa_time {
+	__u64 fingerprint;		/* of the key: the first 8 bytes of its BLAKE2s-256, as a little-endian number; 0: free */
+	__u64 last_wall_ns;		/* time of the last message that was accepted */
+};
+
+/* Value of the map "spa_failures", by a hash of the prefix: /24, /64. A prefix that fails more drives out others. */
+struct xdpfw_spa_failures {
+	__u64 prefix;			/* upper half of the address */
+	__u32 family;
+	__u32 weight;
+	__u64 packets;
+	__u64 last_wall_ns;
+};
+
+enum xdpfw_event_kind {
+	XDPFW_EVENT_STEP,		/* a step was accepted: step of steps */
+	XDPFW_EVENT_RESET,		/* a sequence was given up: step had been reached */
+	XDPFW_EVENT_GRANT,		/* until: duration_ns from time_ns on */
+	XDPFW_EVENT_GRANT_END,		/* by a close; detail: enum xdpfw_grant_end */
+	XDPFW_EVENT_GRANT_REFUSED,	/* the map of grants is full */
+	XDPFW_EVENT_SPA_FAILURE,	/* detail: enum xdpfw_reason */
+	XDPFW_EVENT_RULE,		/* a rule that logs: rule, detail: enum xdpfw_verdict */
+	XDPFW_EVENT_COUNT,
+};
+
+enum xdpfw_grant_end {
+	XDPFW_GRANT_END_CLOSED,		/* by its holder */
+	XDPFW_GRANT_END_REVOKED,	/* by an operator */
+	XDPFW_GRANT_END_KEY_REMOVED,	/* by an apply */
+	XDPFW_GRANT_END_KNOCK_REMOVED,
+};
+
+/*
+ * Value of the map "events", a ring of EVENT_SLOTS: event n is in slot n % EVENT_SLOTS, with number n + 1. The map
+ * "event_heads" has how many there were. User space has a ring of its own, "notes", that only it writes.
+ */
+struct xdpfw_event {
+	__u64 number;			/* written last; 0 while the rest is */
+	__u64 time_ns;
+	__u64 src_high;
+	__u64 src_low;
+	__u64 dst_high;
+	__u64 dst_low;
+	__u64 duration_ns;
+	__u32 kind;			/* enum xdpfw_event_kind */
+	__u32 generation;
+	__u32 suppressed;		/* of this kind, since the last one that was recorded */
+	__u32 knock;			/* id */
+	__u32 rule;
+	__u32 detail;
+	__u32 key_number;
+	__u32 bytes;
+	__u16 service;			/* that an SPA message asked for; 0: all */
+	__u16 sport;
+	__u16 dport;
+	__u16 interface;		/* number in the policy */
+	__u8 family;			/* enum xdpfw_family */
+	__u8 protocol;
+	__u8 step;
+	__u8 steps;
+	__u8 prefix_bits;		/* of a grant's source */
+	__u8 padding[3];
+};
+
+/* Value of the map "event_limits", by kind. */
+struct xdpfw_event_limit {
+	__u64 window;			/* a second, more or less: ns >> EVENT_WINDOW_SHIFT */
+	__u32 count;			/* in this window */
+	__u32 suppressed;		/* since the last one that was recorded */
+};
+
+enum xdpfw_event_window {
+	XDPFW_EVENT_WINDOW_SHIFT = 30,
+};
+
+/* Value of the per-CPU map "knock_counters", by number of a knock. */
+struct xdpfw_knock_counter {
+	__u64 steps;			/* accepted */
+	__u64 resets;
+	__u64 grants;
+	__u64 refused;
+	__u64 closes;
+	__u64 passed;			/* packets to its ports with a grant */
+	__u64 dropped;			/* and without */
+	__u64 padding;
 };
 
 /* cffi: end */

@@ -64,4 +64,56 @@ struct {
 	__type(value, struct xdpfw_trace);
 } trace SEC(".maps");
 
+#define ARRAY_MAP(name, entries, type_of_value)			\
+	struct {						\
+		__uint(type, BPF_MAP_TYPE_ARRAY);		\
+		__uint(max_entries, entries);			\
+		__type(key, __u32);				\
+		__type(value, type_of_value);			\
+	} name SEC(".maps")
+
+#define MAPPABLE_ARRAY_MAP(name, entries, type_of_value)	\
+	struct {						\
+		__uint(type, BPF_MAP_TYPE_ARRAY);		\
+		__uint(map_flags, BPF_F_MMAPABLE);		\
+		__uint(max_entries, entries);			\
+		__type(key, __u32);				\
+		__type(value, type_of_value);			\
+	} name SEC(".maps")
+
+/* Knocks, as the policy has them. */
+ARRAY_MAP(knocks, 1, struct xdpfw_knock);
+ARRAY_MAP(sequences, 1, struct xdpfw_sequence);
+ARRAY_MAP(tokens, 1, struct xdpfw_token);
+ARRAY_MAP(guards, 1, struct xdpfw_guard);
+ARRAY_MAP(rotations, 1, struct xdpfw_rotation);
+ARRAY_MAP(windows, 1, struct xdpfw_window);
+ARRAY_MAP(spa_ports, 1, struct xdpfw_spa_port);
+ARRAY_MAP(spa_keys, 1, struct xdpfw_spa_key);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xdpfw_knock_counter);
+} knock_counters SEC(".maps");
+
+/* State: an instance's. The loader hands on what the generation before has. */
+MAPPABLE_ARRAY_MAP(shared, 1, struct xdpfw_shared);
+MAPPABLE_ARRAY_MAP(progress, (XDPFW_MAX_STEPS - 1) * XDPFW_PROGRESS_SLOTS, struct xdpfw_progress);
+ARRAY_MAP(markers, 1, struct xdpfw_markers);
+MAPPABLE_ARRAY_MAP(spa_times, XDPFW_MAX_SPA_KEYS, struct xdpfw_spa_time);
+MAPPABLE_ARRAY_MAP(spa_failures, XDPFW_SPA_FAILURE_SLOTS, struct xdpfw_spa_failures);
+MAPPABLE_ARRAY_MAP(events, XDPFW_EVENT_SLOTS, struct xdpfw_event);
+MAPPABLE_ARRAY_MAP(event_heads, 2, __u64);
+ARRAY_MAP(event_limits, XDPFW_EVENT_COUNT, struct xdpfw_event_limit);
+MAPPABLE_ARRAY_MAP(notes, XDPFW_EVENT_SLOTS, struct xdpfw_event);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, XDPFW_MAX_GRANTS);
+	__type(key, struct xdpfw_grant_key);
+	__type(value, struct xdpfw_grant);
+} grants SEC(".maps");
+
 #endif

@@ -69,6 +69,18 @@ struct icmp {
 	__u32 rest;
 };
 
+/* Room for any header that does not lie in the linear part; one at a time. */
+union header {
+	struct ethernet ethernet;
+	struct vlan_tag tag;
+	struct iphdr ipv4;
+	struct ipv6hdr ipv6;
+	struct extension extension;
+	struct tcphdr tcp;
+	struct ports ports;
+	struct icmp icmp;
+};
+
 struct cursor {
 	struct xdp_md *ctx;
 	void *data;
@@ -77,6 +89,7 @@ struct cursor {
 	__u32 end;		/* of what may be read: the linear part's, the frame's, then the datagram's */
 	__u32 bytes;		/* of the frame */
 	bool is_exact;		/* the end is not only the linear part's */
+	union header *buffer;
 };
 
 /* Asks for the frame's length, all its buffers included: a call that costs a third of what all of parsing does. */
@@ -116,9 +129,9 @@ static __always_inline void end_at_datagram(struct cursor *c, __u32 length)
 
 /*
  * The size bytes at the cursor, or NULL if the end comes earlier. They are read where they lie; those that reach
- * beyond the linear part come in buffer. Reads may be unaligned: the JITs of all machines with XDP drivers do that.
+ * beyond the linear part come in the buffer. Reads may be unaligned: the JITs of all machines with XDP drivers do that.
  */
-static __always_inline const void *pull(struct cursor *c, void *buffer, __u32 size)
+static __always_inline const void *pull(struct cursor *c, __u32 size)
 {
 	__u32 offset = c->offset;
 	const void *here;
@@ -128,7 +141,7 @@ static __always_inline const void *pull(struct cursor *c, void *buffer, __u32 si
 	here = c->data + offset;
 	if (here + size <= c->data_end)
 		return here;
-	return bpf_xdp_load_bytes(c->ctx, offset, buffer, size) ? NULL : buffer;
+	return bpf_xdp_load_bytes(c->ctx, offset, c->buffer, size) ? NULL : c->buffer;
 }
 
 static __always_inline bool is_vlan(__be16 type)
@@ -141,11 +154,9 @@ static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct
 	const struct xdpfw_field_table *fields = constants()->fields;
 	const struct ethernet *ethernet;
 	const struct vlan_tag *tag;
-	struct ethernet ethernet_buffer;
-	struct vlan_tag tag_buffer;
 	__be16 type;
 
-	ethernet = pull(c, &ethernet_buffer, sizeof(*ethernet));
+	ethernet = pull(c, sizeof(*ethernet));
 	if (!ethernet)
 		return XDPFW_REASON_INVALID_ETHERNET;
 	c->offset += sizeof(*ethernet);
@@ -160,7 +171,7 @@ static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct
 			break;
 		if (i == XDPFW_MAX_VLAN_TAGS)
 			return XDPFW_REASON_INVALID_VLAN_TAGS;
-		tag = pull(c, &tag_buffer, sizeof(*tag));
+		tag = pull(c, sizeof(*tag));
 		if (!tag)
 			return XDPFW_REASON_INVALID_ETHERNET;
 		c->offset += sizeof(*tag);
@@ -177,10 +188,9 @@ static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct
 static __always_inline enum xdpfw_reason parse_ipv4(struct cursor *c, struct packet *p)
 {
 	const struct iphdr *ip;
-	struct iphdr buffer;
 	__u32 header_bytes, length, fragment;
 
-	ip = pull(c, &buffer, sizeof(*ip));
+	ip = pull(c, sizeof(*ip));
 	if (!ip)
 		return XDPFW_REASON_INVALID_IPV4_HEADER;
 	if (ip->version != 4)
@@ -241,7 +251,7 @@ struct extension_walk {
 __attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extension_walk *walk)
 {
 	const struct extension *extension;
-	struct extension buffer;
+	union header buffer;
 	struct cursor c;
 	__u32 bytes, fragment;
 
@@ -254,8 +264,9 @@ __attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extensio
 		.offset = walk->offset,
 		.end = walk->end,
 		.is_exact = true,
+		.buffer = &buffer,
 	};
-	extension = pull(&c, &buffer, sizeof(*extension));
+	extension = pull(&c, sizeof(*extension));
 	if (!extension)
 		return -1;
 	bytes = extension_bytes(walk->next, extension->length);
@@ -310,10 +321,9 @@ static __always_inline __u64 low_half(const struct in6_addr *a)
 static __always_inline enum xdpfw_reason parse_ipv6(struct cursor *c, struct packet *p)
 {
 	const struct ipv6hdr *ip;
-	struct ipv6hdr buffer;
 	__u32 length;
 
-	ip = pull(c, &buffer, sizeof(*ip));
+	ip = pull(c, sizeof(*ip));
 	if (!ip)
 		return XDPFW_REASON_INVALID_IPV6_HEADER;
 	if (ip->version != 6)
@@ -341,12 +351,20 @@ static __always_inline enum xdpfw_reason too_short(const struct packet *p)
 						     XDPFW_REASON_INVALID_L4_HEADER;
 }
 
+/* Where the payload is, for what looks into it: steps and SPA. */
+static __always_inline void note_payload(const struct cursor *c, struct packet *p, __u32 header_bytes)
+{
+	if (!constants()->knock_rules)
+		return;
+	p->payload_offset = c->offset + header_bytes;
+	p->payload_bytes = c->end - p->payload_offset;
+}
+
 static __always_inline enum xdpfw_reason parse_tcp(struct cursor *c, struct packet *p)
 {
 	const struct tcphdr *tcp;
-	struct tcphdr buffer;
 
-	tcp = pull(c, &buffer, sizeof(*tcp));
+	tcp = pull(c, sizeof(*tcp));
 	if (!tcp)
 		return too_short(p);
 	if (tcp->doff < TCP_MIN_WORDS)
@@ -356,30 +374,30 @@ static __always_inline enum xdpfw_reason parse_tcp(struct cursor *c, struct pack
 	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(tcp->source);
 	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(tcp->dest);
 	p->value[XDPFW_FIELD_DETAIL] = XDPFW_DETAIL_TCP + ((const __u8 *)tcp)[TCP_FLAGS_OFFSET];
+	note_payload(c, p, tcp->doff * 4);
 	return 0;
 }
 
 static __always_inline enum xdpfw_reason parse_ports(struct cursor *c, struct packet *p, __u32 header_bytes)
 {
 	const struct ports *ports;
-	struct ports buffer;
 
 	if (!has(c, header_bytes))
 		return too_short(p);
-	ports = pull(c, &buffer, sizeof(*ports));
+	ports = pull(c, sizeof(*ports));
 	if (!ports)
 		return too_short(p);
 	p->value[XDPFW_FIELD_SPORT] = bpf_ntohs(ports->source);
 	p->value[XDPFW_FIELD_DPORT] = bpf_ntohs(ports->destination);
+	note_payload(c, p, header_bytes);
 	return 0;
 }
 
 static __always_inline enum xdpfw_reason parse_icmp(struct cursor *c, struct packet *p, __u32 first_detail)
 {
 	const struct icmp *icmp;
-	struct icmp buffer;
 
-	icmp = pull(c, &buffer, sizeof(*icmp));
+	icmp = pull(c, sizeof(*icmp));
 	if (!icmp)
 		return too_short(p);
 	p->value[XDPFW_FIELD_DETAIL] = first_detail + (icmp->type << 8 | icmp->code);
@@ -433,10 +451,12 @@ static __always_inline enum xdpfw_reason parse_frame(struct cursor *c, struct pa
 /* Fills p, whose values must all say "no such field" and whose addresses must be 0. */
 static __always_inline enum xdpfw_reason parse(struct xdp_md *ctx, struct packet *p)
 {
+	union header buffer;
 	struct cursor c = {
 		.ctx = ctx,
 		.data = (void *)(long)ctx->data,
 		.data_end = (void *)(long)ctx->data_end,
+		.buffer = &buffer,
 	};
 	enum xdpfw_reason reason;
 	__u64 linear = c.data_end - c.data;

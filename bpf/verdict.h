@@ -6,6 +6,11 @@
 #include <linux/if_ether.h>
 
 #include "classify.h"
+#include "event.h"
+
+enum {
+	ROTATION_RULES = 2 * XDPFW_MAX_ROTATIONS,	/* one of TCP and one of UDP each */
+};
 
 static __always_inline void count(void *map, __u32 slot, __u32 bytes)
 {
@@ -20,6 +25,28 @@ static __always_inline void count(void *map, __u32 slot, __u32 bytes)
 static __always_inline void count_rule(__u32 rule, __u32 bytes)
 {
 	count(&counters, XDPFW_REASON_COUNT + rule, bytes);
+}
+
+/* Rotations whose ports and protocols the packet has: bit r for rotation r. Their rules are the first that count. */
+static __always_inline __u32 asked_rotations(const struct policy *policy, const struct lookup *l)
+{
+	__u32 first = policy->config->wide_words, asked = 0;
+	__u64 bits;
+
+	if (!policy->config->rotation_count)
+		return 0;
+	bits = wide_matches(policy, l, first);
+	for (int i = 0; i < ROTATION_RULES && bits; i++, bits &= bits - 1) {
+		__u32 bit = first * WORD_BITS + lowest_bit(bits);
+		__u32 rule = table_32(policy, policy->config->wide_rules + bit);
+		const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
+
+		if (rule >= policy->config->knock_rules)
+			break;
+		if (action)
+			asked |= 1U << (action->target % XDPFW_MAX_ROTATIONS);
+	}
+	return asked;
 }
 
 /* Counts the rules that only count and stand before the one that decided. */
@@ -41,9 +68,12 @@ static __always_inline void count_passed_rules(const struct policy *policy, cons
 
 			if (rule >= decided)
 				return;
+			/* Those of rotations are no rules of the policy: they only tell. */
+			if (rule < policy->config->knock_rules)
+				continue;
 			/* A rule with an exception has several bits, all next to each other. */
 			if (rule != counted)
-				count_rule(rule, p->bytes);
+				count_rule(rule - policy->config->knock_rules, p->bytes);
 			counted = rule;
 		}
 	}
@@ -63,8 +93,11 @@ static __always_inline int finish(const struct policy *policy, const struct pack
 	if (policy->config->trace) {
 		struct xdpfw_trace *last = bpf_map_lookup_elem(&trace, &zero);
 
-		if (last)
-			*last = (struct xdpfw_trace){ .verdict = verdict, .reason = reason, .rule = rule };
+		if (last) {
+			last->verdict = verdict;
+			last->reason = reason;
+			last->rule = rule;
+		}
 	}
 	return XDP_DROP + verdict;	/* in the same order, as xdpfw.bpf.c asserts */
 }
@@ -110,22 +143,42 @@ static __always_inline enum xdpfw_verdict redirect(struct xdp_md *ctx, const str
 	return XDPFW_VERDICT_REDIRECT;
 }
 
-static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, __u32 rule)
+/* Tells of a packet that a rule decided, of each or of one in so many. */
+static __always_inline void log_rule(const struct packet *p, __u32 rule, enum xdpfw_verdict verdict, __u32 sample)
+{
+	struct scratch *scratch = scratch_of_cpu();
+	struct event *event;
+
+	if (!scratch || (sample > 1 && bpf_get_prandom_u32() % sample))
+		return;
+	event = new_event(scratch, XDPFW_EVENT_RULE);
+	event->rule = rule;
+	event->detail = verdict;
+	record(p, event);
+}
+
+/* What a rule does; its number counts those of knocks, too. */
+static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct packet *p, __u32 rule)
 {
 	const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
+	enum xdpfw_verdict verdict = XDPFW_VERDICT_DROP;
 
 	if (!action)
 		return XDPFW_VERDICT_DROP;
 	switch (action->kind) {
 	case XDPFW_ACTION_PASS:
-		return XDPFW_VERDICT_PASS;
+		verdict = XDPFW_VERDICT_PASS;
+		break;
 	case XDPFW_ACTION_TX:
-		return transmit(ctx);
+		verdict = transmit(ctx);
+		break;
 	case XDPFW_ACTION_REDIRECT:
-		return redirect(ctx, action);
-	default:
-		return XDPFW_VERDICT_DROP;
+		verdict = redirect(ctx, action);
+		break;
 	}
+	if (constants()->logs && action->log_sample)
+		log_rule(p, rule - constants()->knock_rules, verdict, action->log_sample);
+	return verdict;
 }
 
 #endif

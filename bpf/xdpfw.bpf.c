@@ -9,9 +9,11 @@
 #include "abi.h"
 #include "allow.h"
 #include "classify.h"
+#include "knock.h"
 #include "maps.h"
 #include "packet.h"
 #include "parse.h"
+#include "spa.h"
 #include "verdict.h"
 
 _Static_assert(sizeof(struct xdpfw_entry) * XDPFW_BLOCK_ENTRIES == XDPFW_BLOCK_BYTES, "entries fill a block");
@@ -23,6 +25,8 @@ _Static_assert(sizeof(config.macs) / sizeof(config.macs[0]) == XDPFW_MAC_COUNT *
 _Static_assert(sizeof(config.directions) / sizeof(config.directions[0]) == XDPFW_DIRECTION_COUNT, "source, destination");
 _Static_assert(XDP_DROP + XDPFW_VERDICT_PASS == XDP_PASS && XDP_DROP + XDPFW_VERDICT_TX == XDP_TX &&
 	       XDP_DROP + XDPFW_VERDICT_REDIRECT == XDP_REDIRECT, "verdicts are in XDP's order");
+_Static_assert(sizeof(config.knocked) / sizeof(config.knocked[0]) == XDPFW_MAX_KNOCKED, "a knock a bit");
+_Static_assert(XDPFW_MAX_STEPS - 1 <= MARKER_STEP_MASK, "a marker has room for the longest progress");
 _Static_assert(sizeof(config.groups) / sizeof(config.groups[0]) == XDPFW_MAX_GROUPS, "a table a group");
 
 /* The policy's number for an interface. The factor is chosen so that no two of its interfaces share a slot. */
@@ -38,6 +42,55 @@ static __always_inline __u32 interface_index(const struct xdpfw_config *config, 
 	slot = ifindex * config->interface_factor >> 24;
 	interface = bpf_map_lookup_elem(&interfaces, &slot);
 	return interface && interface->ifindex == ifindex ? interface->index : XDPFW_NO_INTERFACE;
+}
+
+/* Verifies a datagram to an SPA port, and gives or ends what it asks for. Returns the reason. */
+static __always_inline enum xdpfw_reason authorize(struct xdp_md *ctx, const struct packet *p, __u32 port)
+{
+	struct scratch *scratch = scratch_of_cpu();
+	struct entitlement *earned;
+	enum xdpfw_reason reason;
+
+	if (!scratch)
+		return XDPFW_REASON_KNOCK_SPA_MALFORMED;
+	earned = &scratch->entitlement;
+	*earned = (struct entitlement){};
+	reason = verify_spa(ctx, p, port, earned);
+	if (reason == XDPFW_REASON_KNOCK_SPA_ACCEPTED) {
+		if (settle(p, earned))
+			return reason;
+		reason = XDPFW_REASON_KNOCK_SPA_REFUSED;
+	}
+	tell_spa_failure(p, earned, reason);
+	note_wrong(p);
+	return reason;
+}
+
+/* What knocks make of a packet for which this rule was found. Returns the reason, or 0: the policy's rules decide. */
+static __always_inline enum xdpfw_reason knock(struct xdp_md *ctx, const struct policy *policy,
+					       const struct packet *p, const struct lookup *l, __u32 rule)
+{
+	__u32 rotations = asked_rotations(policy, l);
+	const struct xdpfw_action *action = NULL;
+
+	if (rule < policy->config->knock_rules)
+		action = bpf_map_lookup_elem(&actions, &rule);
+	if (action && action->kind == XDPFW_ACTION_STEP) {
+		note_step(p, action->target, rotations);
+		return XDPFW_REASON_KNOCK_STEP;
+	}
+	if (rotations && is_rotation_step(p, rotations)) {
+		note_step(p, NO_TOKEN, rotations);
+		return XDPFW_REASON_KNOCK_STEP;
+	}
+	if (!action)
+		return 0;
+	if (action->kind == XDPFW_ACTION_SPA)
+		return authorize(ctx, p, action->target);
+	if (is_open(p, action->target))
+		return XDPFW_REASON_KNOCK_GRANTED;
+	note_wrong(p);
+	return XDPFW_REASON_KNOCK_CLOSED;
 }
 
 SEC("xdp.frags")
@@ -64,6 +117,7 @@ int xdpfw(struct xdp_md *ctx)
 		},
 	};
 	struct lookup lookup;
+	enum xdpfw_verdict verdict;
 	enum xdpfw_reason reason;
 	__u32 rule;
 
@@ -78,11 +132,24 @@ int xdpfw(struct xdp_md *ctx)
 	if (reason)
 		return finish(&policy, &packet, XDPFW_VERDICT_PASS, reason, NO_RULE);
 
+	if (config->knocked_count)
+		packet.value[XDPFW_FIELD_KNOCKED] = knocked(&packet);
 	rule = classify(&policy, &packet, &lookup);
+	if (config->knock_rules) {
+		reason = knock(ctx, &policy, &packet, &lookup, rule);
+		if (reason)
+			return finish(&policy, &packet, reason == XDPFW_REASON_KNOCK_GRANTED ? XDPFW_VERDICT_PASS :
+				      XDPFW_VERDICT_DROP, reason, NO_RULE);
+	}
 	count_passed_rules(&policy, &packet, &lookup, rule);
-	if (rule == NO_RULE)
+	if (rule == NO_RULE) {
+		note_wrong(&packet);
 		return finish(&policy, &packet, config->default_verdict, XDPFW_REASON_DEFAULT, NO_RULE);
-	return finish(&policy, &packet, act(ctx, rule), XDPFW_REASON_RULE, rule);
+	}
+	verdict = act(ctx, &packet, rule);
+	if (verdict == XDPFW_VERDICT_DROP)
+		note_wrong(&packet);
+	return finish(&policy, &packet, verdict, XDPFW_REASON_RULE, rule - config->knock_rules);
 }
 
 char _license[] SEC("license") = "GPL";

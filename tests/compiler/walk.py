@@ -62,6 +62,7 @@ def field_values(packet: Packet, interface: int | None) -> list[int]:
         Field.LENGTH: (packet.length, Absent.NO_LENGTH),
         Field.TTL: (packet.ttl, Absent.NO_TTL),
         Field.DSCP: (packet.dscp, Absent.NO_DSCP),
+        Field.KNOCKED: (0, 0),
         Field.SRC_MAC: (0, 0),
         Field.DST_MAC: (0, 0),
     }

@@ -15,6 +15,7 @@ from xdpfw.kernel import abi
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
 from xdpfw.packet.notation import describe, parse_packet
 from xdpfw.reference.interpreter import Decision, evaluate
+from xdpfw.reference.memory import START, Instant, Memory
 
 FIRST_IFINDEX = 1000
 """Of the policy's interfaces. Test runs come in on ``lo``, which then stands for one of them."""
@@ -28,15 +29,17 @@ class Agreement:
     generation: Generation
     packets: Tally[tuple[str, str | int]] = field(default_factory=Tally)
     bytes: Tally[tuple[str, str | int]] = field(default_factory=Tally)
-    execute: Callable[[bytes, int | None], Outcome] | None = None  # in place of Generation.run
+    execute: Callable[[bytes, int | None], Outcome] | None = None  # in place of Generation.run; knows no time
+    memory: Memory = field(default_factory=Memory)
+    now: Instant = START
     left: bytes = b""  # the last frame, as it left the program
     views: tuple[str, ...] = ("packets", "bytes")  # that check_counters looks at
 
     def run(self, packet: bytes | str, interface: int | None = 0) -> Decision:
         """Decides a frame, or a packet in the notation. Returns what both say."""
         frame = parse_packet(packet) if isinstance(packet, str) else packet
-        expected = evaluate(self.policy, frame, interface)
-        outcome = (self.execute or self.generation.run)(frame, interface)
+        expected = evaluate(self.policy, frame, interface, memory=self.memory, now=self.now)
+        outcome = (self.execute or self._run)(frame, interface)
         found = (
             outcome.verdict,
             outcome.reason,
@@ -48,6 +51,18 @@ class Agreement:
         self._note(frame, interface, expected)
         self.left = outcome.frame
         return expected
+
+    def wait(self, ns: int) -> None:
+        """Lets time go by, on both clocks."""
+        self.now = self.now.after(ns)
+
+    def forget(self) -> None:
+        """Begins with a new state. Counters count on."""
+        self.memory = Memory()
+        self.generation.forget()
+
+    def _run(self, frame: bytes, interface: int | None) -> Outcome:
+        return self.generation.run(frame, interface, boot_ns=self.now.boot_ns, wall_ns=self.now.wall_ns)
 
     def check_counters(self) -> None:
         """Every counter of reasons, rules and interfaces is what the decisions so far add up to."""

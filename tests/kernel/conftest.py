@@ -13,13 +13,13 @@ import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from xdpfw.kernel import abi, features, pins
-from xdpfw.kernel.program import Generation
+from xdpfw.kernel.program import Generation, NoKnocks
 
 NOBODY = 65534
 
@@ -54,6 +54,8 @@ class Image:
     actions: bytes
     rule_count: int
     targets: tuple[str, ...]
+    knocks: NoKnocks = field(default_factory=NoKnocks)
+    has_state: bool = False
 
 
 def hand_made(rule_count: int = 0, targets: tuple[str, ...] = (), **config: abi.Value) -> Image:

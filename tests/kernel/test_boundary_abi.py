@@ -53,11 +53,11 @@ def test_every_reason_has_a_name_that_users_can_read() -> None:
     names = [abi.reason_name(reason) for reason in abi.Reason]
     assert len(set(names)) == len(names) == abi.Reason.COUNT
     assert {"rule", "default", "allow.arp", "allow.icmp_errors", "invalid.ipv4_ihl", "invalid.l4_header"} <= set(names)
-    assert all(re.fullmatch(r"rule|default|(allow|invalid)\.[a-z0-9_]+", name) for name in names)
+    assert all(re.fullmatch(r"rule|default|(allow|invalid|knock)\.[a-z0-9_]+", name) for name in names)
 
 
 def test_counts_are_not_members() -> None:
-    assert len(abi.Field) == abi.Field.COUNT == 14
+    assert len(abi.Field) == abi.Field.COUNT == 15
     assert [verdict.name for verdict in abi.Verdict] == ["DROP", "PASS", "TX", "REDIRECT"]
 
 

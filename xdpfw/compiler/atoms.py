@@ -8,13 +8,13 @@ exception, next to each other and with the same rule number. (They may overlap; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from xdpfw.compiler import ir, ranges
 from xdpfw.compiler.ir import Family, Fragment, MacMask, Range, Ranges
-from xdpfw.kernel.abi import Absent, Detail, Field, Kind
+from xdpfw.kernel.abi import Absent, Detail, Field, Kind, Limit
 
 HIGHEST: dict[Field, int] = {
     Field.PROTO: Absent.NO_PROTO,
@@ -29,6 +29,7 @@ HIGHEST: dict[Field, int] = {
     Field.LENGTH: Absent.NO_LENGTH,
     Field.TTL: Absent.NO_TTL,
     Field.DSCP: Absent.NO_DSCP,
+    Field.KNOCKED: (1 << Limit.MAX_KNOCKED) - 1,
 }
 """The largest value that the parser gives each field. MAC addresses have conditions of their own."""
 
@@ -126,7 +127,15 @@ def _tags(tags: Ranges | None) -> Ranges | None:
     return ranges.merge(ids + untagged)
 
 
-def _conditions(match: ir.Match) -> _Conditions:
+def _knocked(names: tuple[str, ...] | None, asked: Sequence[str]) -> Ranges | None:
+    """The values of which some bit is that of one of the knocks; ``asked``: the knocks in order of their bits."""
+    if names is None:
+        return None
+    mask = sum(1 << asked.index(name) for name in set(names))
+    return ranges.merge((value, value) for value in range(1 << Limit.MAX_KNOCKED) if value & mask)
+
+
+def _conditions(match: ir.Match, asked: Sequence[str]) -> _Conditions:
     by_field: dict[Field, FieldCondition | None] = {
         Field.PROTO: match.proto,
         Field.DPORT: match.dport,
@@ -140,6 +149,7 @@ def _conditions(match: ir.Match) -> _Conditions:
         Field.LENGTH: match.length,
         Field.TTL: match.ttl,
         Field.DSCP: match.dscp,
+        Field.KNOCKED: _knocked(match.knocked, asked),
         Field.SRC_MAC: None if match.src_mac is None else MacCondition(match.src_mac),
         Field.DST_MAC: None if match.dst_mac is None else MacCondition(match.dst_mac),
     }
@@ -171,12 +181,12 @@ def _without_addresses(condition: AddressCondition | None, exception: AddressCon
     return AddressCondition(ranges.intersect(condition.v4, v4), ranges.intersect(condition.v6, v6))
 
 
-def _products(match: ir.Match, unless: ir.Match | None) -> Iterator[_Conditions]:
-    wanted = _conditions(match)
+def _products(match: ir.Match, unless: ir.Match | None, asked: Sequence[str]) -> Iterator[_Conditions]:
+    wanted = _conditions(match, asked)
     if unless is None:
         yield wanted
         return
-    exception = _conditions(unless)
+    exception = _conditions(unless, asked)
     for field, condition in exception.fields.items():
         rest = _without_field(field, wanted.fields.get(field), condition)
         yield wanted._replace(fields={**wanted.fields, field: rest})
@@ -192,11 +202,18 @@ def _can_match(product: _Conditions) -> bool:
     )
 
 
+def asked_knocks(policy: ir.Policy) -> tuple[str, ...]:
+    """The knocks that rules ask for, by ``knocked``, in order of the bits that stand for them."""
+    matches = (match for rule in policy.rules for match in (rule.match, rule.unless) if match is not None)
+    return tuple(dict.fromkeys(name for match in matches for name in match.knocked or ()))
+
+
 def atoms(policy: ir.Policy) -> list[Atom]:
     """The atoms of all rules, in order of precedence. A rule that no packet can match has none."""
     found = []
+    asked = asked_knocks(policy)
     for number, rule in enumerate(policy.rules):
-        for product in _products(rule.match, rule.unless):
+        for product in _products(rule.match, rule.unless, asked):
             if _can_match(product):
                 predicate = tuple(sorted(product.fields.items(), key=lambda item: item[0]))
                 counts = rule.action.kind is ir.ActionKind.COUNT

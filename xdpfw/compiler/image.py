@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.classifier import build_lookup
+from xdpfw.compiler.knocks import KnockTables, compile_knocks, with_rules
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import ActionFlag, ActionKind, Verdict
 
@@ -25,25 +26,36 @@ _ACTIONS = {
 
 @dataclass(frozen=True)
 class MapImage:
-    """``config``: struct xdpfw_config, but for what a loader decides (trace, interface_factor), which is 0;
-    ``tables``: blocks of 64 bytes; ``actions``: struct xdpfw_action, one a rule; ``targets``: the interface behind
-    each slot of the devmap.
+    """``config``: struct xdpfw_config, but for what a loader decides (trace, interface_factor, generation,
+    hash_secret), which is 0; ``tables``: blocks of 64 bytes; ``actions``: struct xdpfw_action, one a rule, those of
+    knocks first; ``targets``: the interface behind each slot of the devmap.
     """
 
     config: bytes
     tables: bytes
     actions: bytes
-    rule_count: int
+    rule_count: int  # of the policy; knocks have more
     targets: tuple[str, ...]
+    knocks: KnockTables
+    has_state: bool  # it uses the maps that outlive a generation
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over everything, in hex."""
-        parts = (self.config, self.tables, self.actions, "\0".join(self.targets).encode())
+        knocks = self.knocks
+        parts = (
+            self.config,
+            self.tables,
+            self.actions,
+            "\0".join(self.targets).encode(),
+            *(knocks.knocks, knocks.sequences, knocks.tokens, knocks.guards),
+            *(knocks.rotations, knocks.spa_ports, knocks.spa_keys),
+        )
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def _action(action: ir.Action, targets: tuple[str, ...]) -> abi.Value:
+def _action(rule: ir.Rule, targets: tuple[str, ...]) -> abi.Value:
+    action = rule.action
     flags = 0
     if action.src_mac is not None:
         flags |= ActionFlag.ACTION_SET_SRC_MAC
@@ -55,25 +67,32 @@ def _action(action: ir.Action, targets: tuple[str, ...]) -> abi.Value:
         "src_mac": (action.src_mac or 0).to_bytes(6, "big"),
         "dst_mac": (action.dst_mac or 0).to_bytes(6, "big"),
         "target": 0 if action.interface is None else targets.index(action.interface),
+        "log_sample": rule.log_sample,
     }
 
 
 def compile_policy(policy: ir.Policy) -> MapImage:
     """Raises CapacityError where the policy does not fit into the data plane's limits."""
-    lookup, tables = build_lookup(policy)
+    knocks = compile_knocks(policy)
+    lookup, tables = build_lookup(with_rules(policy, knocks))
     targets = tuple(dict.fromkeys(r.action.interface for r in policy.rules if r.action.interface is not None))
     allow = policy.allow
+    logs = any(rule.log_sample for rule in policy.rules)
     config = abi.pack(
         "config",
         {
             **lookup,
+            **knocks.config,
             "default_verdict": _VERDICTS[policy.default],
             "invalid_verdict": _VERDICTS[policy.invalid],
             "allow": {"arp": allow.arp, "ndp": allow.ndp, "dhcp": allow.dhcp, "icmp_errors": allow.icmp_errors},
             "table_bytes": len(tables),
             "interface_count": len(policy.interfaces),
             "rule_count": len(policy.rules),
+            "logs": logs,
         },
     )
-    actions = abi.pack_array("action", (_action(rule.action, targets) for rule in policy.rules))
-    return MapImage(config, tables, actions, len(policy.rules), targets)
+    own = (_action(rule, targets) for rule in policy.rules)
+    actions = abi.pack_array("action", (*knocks.actions, *own))
+    has_state = logs or bool(policy.knocks)
+    return MapImage(config, tables, actions, len(policy.rules), targets, knocks, has_state)

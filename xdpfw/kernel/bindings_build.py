@@ -109,6 +109,7 @@ __u32 bpf_map__value_size(const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
 int bpf_map__set_value_size(struct bpf_map *map, __u32 size);
 int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
+int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 
 struct bpf_map_create_opts {
     size_t sz;

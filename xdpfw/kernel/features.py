@@ -23,7 +23,7 @@ from xdpfw.kernel.interface import ARPHRD_ETHER, ARPHRD_LOOPBACK, InterfaceInfo,
 from xdpfw.kernel.libbpf import PRIVILEGES_HINT, check, ffi, libbpf, options, program_name
 from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap
 from xdpfw.kernel.pins import BPFFS, Pins, instances, is_bpffs
-from xdpfw.kernel.program import Generation, Program
+from xdpfw.kernel.program import Generation, NoKnocks, Program
 
 PROGRAM_TYPE_XDP: Final = 6
 ATTACH_TYPE_XDP: Final = 37
@@ -283,6 +283,8 @@ class _EmptyImage:
     actions = b""
     rule_count = 0
     targets: tuple[str, ...] = ()
+    knocks = NoKnocks()
+    has_state = False
 
 
 def strips_vlan_tags(name: str) -> bool | None:

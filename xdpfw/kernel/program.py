@@ -9,14 +9,17 @@ import errno
 import hashlib
 import mmap
 import os
-from collections.abc import Callable, Sequence
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 from xdpfw.errors import CapacityError, KernelError, VerifierError
 from xdpfw.kernel import abi
 from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, object_info, options, take_log
-from xdpfw.kernel.maps import ArrayMap, Counter, CounterMap, Map
+from xdpfw.kernel.maps import ArrayMap, Counter, CounterMap, KnockCounter, KnockCounterMap, Map
+from xdpfw.kernel.state import STATE_MAPS, State, present_tai_offset_ns
 
 OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
 PROGRAM: Final = "xdpfw"
@@ -28,6 +31,16 @@ LOG_BYTES: Final = 16 << 20
 
 ETHERNET_HEADER_BYTES: Final = 14
 
+START_BOOT_NS: Final = 3600 * 1_000_000_000
+START_WALL_NS: Final = 1_767_225_600 * 1_000_000_000
+"""When test runs take place where nobody says otherwise: an hour after boot, at the beginning of 2026."""
+
+TEST_SECRET: Final = (0x0123456789ABCDEF, 0x5BD1E9955BD1E995)
+"""Of a generation that traces, so that its slots are the same each time."""
+
+WINDOWS_PER_ROTATION: Final = 4
+"""ROTATION_CACHED of bpf/rotation.h."""
+
 OUTPUT_BYTES: Final = 128 << 10
 """More than the largest frame that a test run can build (17 fragments of a page)."""
 
@@ -35,6 +48,43 @@ FACTOR_TRIES: Final = 1 << 18
 _GOLDEN_RATIO: Final = 0x9E3779B1
 _U32: Final = 0xFFFFFFFF
 _XDP_ACTIONS: Final = ("aborted", "drop", "pass", "tx", "redirect")
+
+
+class Knocks(Protocol):
+    """What the compiler makes of knocks (xdpfw.compiler.knocks.KnockTables): arrays of the structs in bpf/abi.h."""
+
+    @property
+    def knocks(self) -> bytes: ...
+
+    @property
+    def sequences(self) -> bytes: ...
+
+    @property
+    def tokens(self) -> bytes: ...
+
+    @property
+    def guards(self) -> bytes: ...
+
+    @property
+    def rotations(self) -> bytes: ...
+
+    @property
+    def spa_ports(self) -> bytes: ...
+
+    @property
+    def spa_keys(self) -> bytes:
+        """``struct xdpfw_spa_key``, whose ``slot`` is the loader's."""
+
+    @property
+    def fingerprints(self) -> Sequence[int | None]:
+        """Of the key of each element of ``spa_keys``; None where there is none."""
+
+
+class NoKnocks:
+    """Those of an image that has none."""
+
+    knocks = sequences = tokens = guards = rotations = spa_ports = spa_keys = b""
+    fingerprints = ()
 
 
 class Image(Protocol):
@@ -50,10 +100,17 @@ class Image(Protocol):
 
     @property
     def actions(self) -> bytes:
-        """``rule_count`` elements of ``struct xdpfw_action``."""
+        """Elements of ``struct xdpfw_action``: of the rules of knocks, then ``rule_count`` of the policy's."""
 
     @property
     def rule_count(self) -> int: ...
+
+    @property
+    def knocks(self) -> Knocks: ...
+
+    @property
+    def has_state(self) -> bool:
+        """True if it uses the maps that outlive a generation."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -104,6 +161,15 @@ class Maps:
     counters: CounterMap
     verdicts: CounterMap
     trace: ArrayMap
+    knocks: ArrayMap
+    sequences: ArrayMap
+    tokens: ArrayMap
+    guards: ArrayMap
+    rotations: ArrayMap
+    windows: ArrayMap
+    spa_ports: ArrayMap
+    spa_keys: ArrayMap
+    knock_counters: KnockCounterMap
     config: ArrayMap
 
     @classmethod
@@ -123,7 +189,13 @@ class Maps:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-_MAP_CLASSES: Final[dict[str, Any]] = {"counters": CounterMap, "verdicts": CounterMap}
+_MAP_CLASSES: Final[dict[str, Any]] = {
+    "counters": CounterMap,
+    "verdicts": CounterMap,
+    "knock_counters": KnockCounterMap,
+}
+_KNOCK_ARRAYS: Final = ("knocks", "sequences", "tokens", "guards", "rotations", "spa_ports", "spa_keys")
+"""Maps that take the bytes of Knocks as they are."""
 
 
 def interface_factor(ifindexes: Sequence[int]) -> int:
@@ -148,21 +220,33 @@ def interface_slot(ifindex: int, factor: int) -> int:
 
 
 class Generation:
-    """A policy in the kernel. It stays there while this object is open, it is pinned, or an interface runs it."""
+    """A policy in the kernel. It stays there while this object is open, it is pinned, or an interface runs it.
 
-    def __init__(self, program: Program, maps: Maps) -> None:
+    ``state``: the maps that it was loaded with and that outlive it; None where it was opened, or uses none.
+    """
+
+    def __init__(self, program: Program, maps: Maps, state: State | None = None) -> None:
         self.program = program
         self.maps = maps
+        self.state = state
         self._config = abi.unpack("config", maps.config.read(0))
         self._runner: _Runner | None = None
 
     @classmethod
     def load(
-        cls, image: Image, *, interfaces: Sequence[int], targets: Sequence[int], trace: bool = False
+        cls,
+        image: Image,
+        *,
+        interfaces: Sequence[int],
+        targets: Sequence[int],
+        number: int = 0,
+        state: State | None = None,
+        trace: bool = False,
     ) -> Generation:
         """A new generation that nothing runs yet.
 
-        ``interfaces`` are the interface indexes in the policy's order, ``targets`` those of ``image.targets``.
+        ``interfaces`` are the interface indexes in the policy's order, ``targets`` those of ``image.targets``,
+        ``number`` what its events go by. It uses the maps of ``state``, which stays the caller's; None makes new ones.
         With ``trace``, which ``run`` needs to tell reason and rule, each packet costs some ns more.
         Raises VerifierError, KernelError, CapacityError; nothing is left behind then.
         """
@@ -171,13 +255,27 @@ class Generation:
         config = abi.unpack("config", image.config)
         config.trace = trace
         config.interface_factor = interface_factor([*interfaces, LOOPBACK] if trace else interfaces)
+        config.generation = number
+        secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
+        config.hash_secret = secret
+        knocks = image.knocks
         sizes = {
-            "actions": image.rule_count,
+            "actions": image.rule_count + config.knock_rules,
             "targets": len(targets),
             "counters": abi.Reason.COUNT + image.rule_count,
+            "windows": config.rotation_count * WINDOWS_PER_ROTATION,
+            "knock_counters": _count(knocks.knocks, "knock"),
+            **{name: _count(getattr(knocks, name), name.removesuffix("s")) for name in _KNOCK_ARRAYS},
         }
-        generation = cls(*_load(abi.to_bytes(config), len(image.tables), sizes))
+        if not image.has_state:
+            sizes |= dict.fromkeys(STATE_MAPS, 1)
+        reused = state.descriptors() if state and image.has_state else {}
+        generation = cls(*_load(abi.to_bytes(config), len(image.tables), sizes, reused))
         try:
+            if not image.has_state:
+                generation._drop_state()
+            elif state is None and generation.state is not None:
+                generation.state.initialise(secret, 0 if trace else present_tai_offset_ns())
             generation._fill(image, interfaces, targets)
         except BaseException:
             generation.close()
@@ -208,6 +306,7 @@ class Generation:
         self.program.close()
         for map_ in self.maps.by_name().values():
             map_.close()
+        self._drop_state()
 
     def __enter__(self) -> Self:
         return self
@@ -244,6 +343,10 @@ class Generation:
         counters = self.maps.counters.read()
         return counters[: abi.Reason.COUNT], counters[abi.Reason.COUNT :][: self.rule_count]
 
+    def knock_counters(self) -> list[KnockCounter]:
+        """By knock, in the policy's order."""
+        return self.maps.knock_counters.read()[: self._knock_count]
+
     def interface_verdicts(self) -> list[tuple[Counter, ...]]:
         """A row for each of the policy's possible interfaces and, last, one for all others; by ``abi.Verdict``."""
         counters = self.maps.verdicts.read()
@@ -255,11 +358,21 @@ class Generation:
         value = abi.pack("interface", [0, 0] if index is None else [ifindex, index])
         self.maps.interfaces.write(interface_slot(ifindex, self._config.interface_factor), value)
 
-    def run(self, frame: bytes, interface: int | None = 0, *, repeat: int = 1) -> Outcome:
+    def run(
+        self,
+        frame: bytes,
+        interface: int | None = 0,
+        *,
+        repeat: int = 1,
+        boot_ns: int = START_BOOT_NS,
+        wall_ns: int = START_WALL_NS,
+    ) -> Outcome:
         """Decides one frame as if it came in on the policy's interface of this number (None: on another).
 
-        The generation must have been loaded with ``trace`` for reason, rule and interface; without, the frame comes
-        in on ``lo``. Nothing is sent. Counters count. Frames of more than a page take several buffers, as on the wire.
+        ``boot_ns`` and ``wall_ns`` are the time that a generation with ``trace`` takes it to be: since boot, and since
+        1970. The generation must have been loaded with ``trace`` for reason, rule and interface, too; without, the
+        frame comes in on ``lo``. Nothing is sent. Counters count. Frames of more than a page take several buffers, as
+        on the wire.
         A frame without a whole Ethernet header is answered from the constants and not counted: no driver hands one
         on, and no test run takes one. Raises KernelError, for frames longer than a test run can build among others.
         """
@@ -268,7 +381,12 @@ class Generation:
             return Outcome(verdict, abi.reason_name(abi.Reason.INVALID_ETHERNET), None, frame, 0)
         if self._runner is None:
             self._runner = _Runner(self)
-        return self._runner.run(frame, interface, repeat)
+        return self._runner.run(frame, interface, repeat, boot_ns, wall_ns)
+
+    def forget(self) -> None:
+        """Brings the state of a generation of its own back to the beginning: no grants, no progress, no last times."""
+        if self.state is not None:
+            self.state.clear()
 
     @property
     def traces(self) -> bool:
@@ -281,6 +399,32 @@ class Generation:
             self.maps.targets.write(slot, ffi.buffer(ffi.new("__u32 *", target))[:])
         for index, ifindex in enumerate(interfaces):
             self.set_interface(ifindex, index)
+        for name in _KNOCK_ARRAYS[:-1]:
+            getattr(self.maps, name).fill(getattr(image.knocks, name))
+        self.maps.spa_keys.fill(self._with_slots(image.knocks))
+
+    def _with_slots(self, knocks: Knocks) -> bytes:
+        """``spa_keys``, each key with its place among the last times."""
+        assert self.state is not None or not knocks.spa_keys
+        size = abi.size_of("spa_key")
+        keys = [abi.unpack("spa_key", knocks.spa_keys[at : at + size]) for at in range(0, len(knocks.spa_keys), size)]
+        wanted = [fingerprint for fingerprint in knocks.fingerprints if fingerprint is not None]
+        if self.state is not None and wanted:
+            # Messages from before the key was known here are refused. In test runs, it always was.
+            slots = self.state.assign_spa_slots(wanted, 0 if self.traces else time.time_ns())
+            for key, fingerprint in zip(keys, knocks.fingerprints, strict=True):
+                if fingerprint is not None:
+                    key.slot = slots[fingerprint]
+        return b"".join(map(abi.to_bytes, keys))
+
+    @property
+    def _knock_count(self) -> int:
+        return int(self._config.knock_count)
+
+    def _drop_state(self) -> None:
+        if self.state is not None:
+            self.state.close()
+            self.state = None
 
 
 class _Runner:
@@ -295,7 +439,8 @@ class _Runner:
         self._test_run = libbpf().bpf_prog_test_run_opts
         self._trace_memory: mmap.mmap | None = None
         if generation.traces:
-            self._trace_memory = generation.maps.trace.mapped(abi.size_of("trace"), mmap.PROT_READ)
+            memory = generation.maps.trace.mapped(abi.size_of("trace"), mmap.PROT_READ | mmap.PROT_WRITE)
+            self._trace_memory = memory
             self._trace = ffi.cast("struct xdpfw_trace *", ffi.from_buffer(self._trace_memory))
 
     def close(self) -> None:
@@ -303,7 +448,10 @@ class _Runner:
             del self._trace
             self._trace_memory.close()
 
-    def run(self, frame: bytes, interface: int | None, repeat: int) -> Outcome:
+    def run(self, frame: bytes, interface: int | None, repeat: int, boot_ns: int, wall_ns: int) -> Outcome:
+        if self._trace_memory:
+            self._trace.boot_ns = boot_ns
+            self._trace.wall_ns = wall_ns
         if interface != self._interface and self._trace_memory:
             self._generation.set_interface(LOOPBACK, interface)
             self._interface = interface
@@ -328,8 +476,22 @@ def _open_descriptor(path: Path) -> int:
     return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
 
 
-def _load(config: bytes, table_bytes: int, sizes: dict[str, int]) -> tuple[Program, Maps]:
-    """Opens the object file, sizes its maps, sets its constants and has the kernel verify it."""
+def _random_secret() -> tuple[int, int]:
+    return secrets.randbits(64), secrets.randbits(64)
+
+
+def _count(data: bytes, struct: str) -> int:
+    """How many elements of a struct there are."""
+    return len(data) // abi.size_of(struct)
+
+
+def _load(
+    config: bytes, table_bytes: int, sizes: dict[str, int], reused: Mapping[str, int]
+) -> tuple[Program, Maps, State]:
+    """Opens the object file, sizes its maps, sets its constants and has the kernel verify it.
+
+    ``reused``: descriptors of maps that are there already, by name.
+    """
     library = libbpf()
     take_log()
     with mmap.mmap(-1, LOG_BYTES) as log, ffi.from_buffer(log) as log_buffer:
@@ -344,6 +506,9 @@ def _load(config: bytes, table_bytes: int, sizes: dict[str, int]) -> tuple[Progr
             for name, entries in sizes.items():
                 result = library.bpf_map__set_max_entries(_find_map(bpf_object, name), max(entries, 1))
                 check(result, "size", f"map {name}")
+            for name, descriptor in reused.items():
+                result = library.bpf_map__reuse_fd(_find_map(bpf_object, name), descriptor)
+                check(result, "reuse", f"map {name}")
             result = library.bpf_map__set_value_size(_find_map(bpf_object, "tables"), table_bytes)
             check(result, "size", "map tables")
             result = library.bpf_map__set_initial_value(_find_map(bpf_object, "config"), config, len(config))
@@ -358,14 +523,22 @@ def _load(config: bytes, table_bytes: int, sizes: dict[str, int]) -> tuple[Progr
             library.bpf_object__close(bpf_object)
 
 
-def _take(bpf_object: Any) -> tuple[Program, Maps]:
+def _take(bpf_object: Any) -> tuple[Program, Maps, State]:
     """Program and maps of a loaded object, with descriptors of their own."""
     library = libbpf()
     found = library.bpf_object__find_program_by_name(bpf_object, PROGRAM.encode())
     if not found:
         raise KernelError("find", f"program {PROGRAM} in {OBJECT.name}", errno.ENOENT)
-    maps = Maps.collect(lambda name: os.dup(library.bpf_map__fd(_find_map(bpf_object, name))))
-    return Program(os.dup(library.bpf_program__fd(found))), maps
+
+    def duplicate(name: str) -> int:
+        return os.dup(library.bpf_map__fd(_find_map(bpf_object, name)))
+
+    with contextlib.ExitStack() as opened:
+        program = opened.enter_context(Program(os.dup(library.bpf_program__fd(found))))
+        state = opened.enter_context(State.collect(duplicate))
+        maps = Maps.collect(duplicate)
+        opened.pop_all()
+    return program, maps, state
 
 
 def _find_map(bpf_object: Any, name: str) -> Any:

@@ -64,7 +64,9 @@ class KernelDecider:
         self._generation = generation
 
     def decide(self, frame: bytes, interface: int | None = 0, now: Instant = START) -> Decision:
-        verdict, reason, number, _, _ = self._generation.run(frame[:DECIDING_BYTES], interface)
+        verdict, reason, number, _, _ = self._generation.run(
+            frame[:DECIDING_BYTES], interface, boot_ns=now.boot_ns, wall_ns=now.wall_ns
+        )
         assert reason is not None
         if number is None:
             return Decision(ir.Verdict(verdict), reason)
@@ -72,7 +74,7 @@ class KernelDecider:
         return Decision(ir.Verdict(verdict), reason, rule.name, rule.action.interface)
 
     def forget(self) -> None:
-        pass
+        self._generation.forget()
 
     def counted(self) -> dict[str, int]:
         _, counters = self._generation.counters()

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The time. Boot time runs on in suspend and never steps; wall time is what the system's clock says. Test runs bring
+ * theirs along.
+ */
+#ifndef XDPFW_CLOCK_H
+#define XDPFW_CLOCK_H
+
+#include "maps.h"
+#include "tables.h"
+
+static __always_inline struct xdpfw_shared *shared_state(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&shared, &zero);
+}
+
+static __always_inline const struct xdpfw_trace *test_run(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&trace, &zero);
+}
+
+static __always_inline __u64 boot_ns(void)
+{
+	const struct xdpfw_trace *run;
+
+	if (!constants()->trace)
+		return bpf_ktime_get_boot_ns();
+	run = test_run();
+	return run ? run->boot_ns : 0;
+}
+
+/*
+ * ns since 1970, in UTC. The kernel tells BPF programs only TAI, which is ahead by the leap seconds once a time daemon
+ * has told the kernel of them; commands refresh the offset.
+ */
+static __always_inline __u64 wall_ns(void)
+{
+	const struct xdpfw_shared *state;
+	const struct xdpfw_trace *run;
+
+	if (constants()->trace) {
+		run = test_run();
+		return run ? run->wall_ns : 0;
+	}
+	state = shared_state();
+	return bpf_ktime_get_tai_ns() - (state ? state->tai_offset_ns : 0);
+}
+
+#endif

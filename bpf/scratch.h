@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Room for what does not fit on the stack, of which the functions behind each other have 512 bytes. A CPU's; nothing
+ * in it is kept from packet to packet.
+ */
+#ifndef XDPFW_SCRATCH_H
+#define XDPFW_SCRATCH_H
+
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#include "abi.h"
+#include "blake2s.h"
+
+enum {
+	SCRATCH_DATAGRAM_WORDS = 8,
+};
+
+/* What an event tells beside its packet. */
+struct event {
+	__u64 duration_ns;
+	__u32 kind;		/* enum xdpfw_event_kind */
+	__u32 knock;		/* id; 0: none */
+	__u32 rule;
+	__u32 detail;
+	__u32 key_number;
+	__u32 prefix_bits;
+	__u16 service;
+	__u8 step;
+	__u8 steps;
+	__u32 padding;
+};
+
+/* Who earned a grant, and how. */
+struct entitlement {
+	__u64 duration_ns;	/* 0: as the knock has it */
+	__u64 key;		/* fingerprint of the SPA key; 0: none */
+	__u32 knock;		/* number */
+	__u32 service;		/* from 1, in the order of the knock's; 0: all */
+	__u32 key_number;
+	__u32 closes;		/* 1: it is the end of one that is asked for */
+};
+
+/* A sequence of a source, at a time. */
+struct attempt {
+	__u64 salt;		/* of a rotation's window; else 0 */
+	__u64 now_ns;
+	__u32 sequence;		/* number */
+	__u32 positions;	/* bit p: the packet is step p */
+	__u32 most;		/* marked_progress() */
+	__u32 padding;
+};
+
+struct scratch {
+	struct blake2s blake2s;
+	__u64 datagram[SCRATCH_DATAGRAM_WORDS];		/* of UDP, with its header */
+	struct entitlement entitlement;
+	struct attempt attempt;
+	struct event event;
+	struct xdpfw_grant_key key;
+	struct xdpfw_grant grant;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+static __always_inline struct scratch *scratch_of_cpu(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+#endif
