@@ -3,10 +3,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.knock_strategies import Sent, conversations
+from tests.knocking import Firewall, S, knock, message, packet_of, prefixes, spa_packet, udp_packet
+from xdpfw.compiler import ir
 from xdpfw.compiler.ir import (
     Action,
     ActionKind,
@@ -22,9 +30,10 @@ from xdpfw.compiler.ir import (
     TcpFlags,
     Verdict,
 )
-from xdpfw.explain import explain
+from xdpfw.explain import SPA_TEXTS, explain
 from xdpfw.packet.notation import parse_packet
 from xdpfw.reference.interpreter import evaluate
+from xdpfw.reference.memory import START, Memory
 
 ALLOW = Allow(arp=True, ndp=False, dhcp=True, icmp_errors=False, established=True, fragments=True)
 TCP = "tcp 198.51.100.7:40000 > 203.0.113.1:22 SA"
@@ -162,3 +171,106 @@ def test_decision_is_that_of_evaluate(frame: bytes) -> None:
     last = trace[-1]
     assert (last.step == "rule") == (decision.rule is not None)
     assert last.step == {"invalid": "parse"}.get(decision.kind, decision.kind)
+
+
+SSH = knock("ssh", "7000/tcp 9000/udp 7000/tcp", close="9000/udp 7000/tcp")
+ADMIN = knock("admin", ir.Spa(62201, (ir.SpaKey(1, "laptop", bytes(32)),), S), "22/tcp 443/tcp")
+HOME = knock("home", ir.Rotation(bytes(32), 30 * S, Range(10000, 10000), 2, S, S), "8443/tcp")
+
+
+def knock_lines(*packets: str, knocks: Sequence[ir.Knock] = (SSH, ADMIN, HOME)) -> list[str]:
+    """Of the last packet, behind the step of parsing."""
+    firewall = Firewall(knocks, [rule("held", Match(knocked=("ssh", "admin")))])
+    for packet in packets[:-1]:
+        firewall.send(packet)
+    decision, trace = explain(firewall.policy, parse_packet(packets[-1]), memory=firewall.memory, now=firewall.now)
+    assert trace[-1].step == decision.kind
+    return [str(entry) for entry in trace[1:]]
+
+
+def test_a_step_of_a_knock() -> None:
+    first, second = packet_of("7000/tcp"), packet_of("9000/udp")
+    assert knock_lines(first) == [
+        "knock ssh: step 1 of 3, accepted; step 2 of 2 of its close, out of turn: the next is step 1"
+    ]
+    assert knock_lines(first, first)[0].startswith("knock ssh: step 1 of 3, again; ")
+    assert (
+        knock_lines(first, second, first)[0] == "knock ssh: step 3 of 3, accepted; step 2 of 2 of its close, accepted"
+    )
+    assert knock_lines(second)[0].startswith("knock ssh: step 2 of 3, out of turn: the next is step 1; ")
+    assert knock_lines(f"{first} S payload=00")[0].startswith("knock ssh: step 1 of 3, with payload, so that it ends")
+    assert "to a multicast address" in knock_lines(packet_of("9000/udp", dst="224.0.0.1"))[0]
+    longer = (knock("ssh", "7000/tcp 8/icmp 9000/udp"),)
+    begun = knock_lines(first, packet_of("8/icmp"), first, knocks=longer)
+    assert begun == ["knock ssh: step 1 of 3, accepted, and the sequence begins anew"]
+
+
+def test_a_step_of_a_rotation() -> None:
+    assert knock_lines(packet_of("10000/tcp")) == [
+        "knock ssh: no match",
+        "knock admin: no match",
+        "knock home: step 1 of 2 in the last window, accepted; step 1 of 2 in the present window, accepted; "
+        "step 1 of 2 in the next window, accepted",
+    ]
+
+
+def test_a_port_that_knocks_open() -> None:
+    closed = [
+        "knock ssh: opens 22/tcp, and the source holds no grant; with one it would pass",
+        "knock admin: opens 22/tcp, and the source holds no grant; with one it would pass",
+    ]
+    assert knock_lines(packet_of("22/tcp")) == closed
+    assert knock_lines(packet_of("443/tcp")) == [
+        "knock ssh: no match",
+        "knock admin: opens 443/tcp, and the source holds no grant; with one it would pass",
+    ]
+    steps = [packet_of(step) for step in ("7000/tcp", "9000/udp", "7000/tcp")]
+    other = knock("ssh", "7000/tcp 9000/udp 7000/tcp")
+    granted = "knock ssh: opens 22/tcp, and the source holds a grant"
+    assert knock_lines(*steps, packet_of("22/tcp"), knocks=(other, ADMIN)) == [granted]
+    assert knock_lines(*steps, packet_of("22/tcp"), knocks=(ADMIN, other)) == [closed[1], granted]
+    assert knock_lines(*steps, packet_of("23/tcp"), knocks=(other, ADMIN)) == [
+        "knock ssh: no match",
+        "knock admin: no match",
+        "rule held: match",
+    ]
+
+
+def test_whom_a_knock_is_not_about() -> None:
+    exempt = replace(SSH, unless=Match(ttl=(Range(64, 64),)), to=prefixes("203.0.113.1"))
+    held = "rule held: no match, knocked is none; wanted: ssh, admin"
+    assert knock_lines(packet_of("22/tcp"), knocks=(exempt,)) == [
+        "knock ssh: no match, its except holds",
+        held,
+        "default: match",
+    ]
+    assert knock_lines(packet_of("22/tcp", dst="203.0.113.2"), knocks=(exempt,)) == [
+        "knock ssh: no match, dst is 203.0.113.2; wanted: 203.0.113.1",
+        held,
+        "default: match",
+    ]
+
+
+def test_an_spa_message() -> None:
+    assert knock_lines(udp_packet(b"")) == [
+        "knock ssh: no match",
+        "knock admin: no SPA message: its length, version or flags are wrong, or it is a fragment",
+    ]
+    assert knock_lines(spa_packet(message(START), bytes(32)))[-1] == "knock admin: an SPA message, accepted"
+
+
+def test_each_answer_to_a_message_has_a_text() -> None:
+    names = re.findall(r"XDPFW_REASON_KNOCK_(SPA_\w+),", (Path(__file__).parents[1] / "bpf" / "abi.h").read_text())
+    assert {f"knock.{name.lower()}" for name in names} == set(SPA_TEXTS)
+
+
+@given(conversations())
+def test_decisions_on_knocks_are_those_of_evaluate(drawn: tuple[Policy, list[Sent]]) -> None:
+    rules, sent = drawn
+    memory, explained = Memory(), Memory()
+    for frame, interface, now in sent:
+        decision, trace = explain(rules, frame, interface, memory=explained, now=now)
+        assert decision == evaluate(rules, frame, interface, memory=memory, now=now)
+        assert trace[-1].step == {"invalid": "parse"}.get(decision.kind, decision.kind)
+        assert all(str(entry) and entry.to_json() for entry in trace)
+    assert explained == memory

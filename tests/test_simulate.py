@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from xdpfw.errors import PolicyError
 from xdpfw.packet.notation import parse_packet
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
+from xdpfw.reference.memory import START
 from xdpfw.simulate import policytest
 from xdpfw.simulate.decider import ReferenceDecider
-from xdpfw.simulate.replay import Totals, replay
+from xdpfw.simulate.replay import CaptureClock, Totals, replay
 
 WEB = "tcp 198.51.100.7:40000 > 203.0.113.1:80"
 SSH = "tcp 198.51.100.7:40000 > 203.0.113.1:22"
@@ -45,8 +47,18 @@ def results(*tests: str) -> list[policytest.CaseResult]:
     return list(policytest.run(policytest.prepare(policy, files), ReferenceDecider(policy)))
 
 
-def capture(path: Path, *packets: bytes, link_type: int = LINKTYPE_ETHERNET, missing_bytes: int = 0) -> Path:
-    records = (struct.pack("<IIII", 0, 0, len(data), len(data) + missing_bytes) + data for data in packets)
+def capture(
+    path: Path,
+    *packets: bytes,
+    link_type: int = LINKTYPE_ETHERNET,
+    missing_bytes: int = 0,
+    times: Sequence[tuple[int, int]] = (),
+) -> Path:
+    """``times``: seconds and microseconds of each packet."""
+    records = (
+        struct.pack("<IIII", *(times[at] if times else (0, 0)), len(data), len(data) + missing_bytes) + data
+        for at, data in enumerate(packets)
+    )
     path.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, link_type) + b"".join(records))
     return path
 
@@ -178,3 +190,73 @@ def test_packets_that_the_capture_cut_are_told(tmp_path: Path) -> None:
     for replayed in replay(capture(tmp_path / "c.pcap", parse_packet(WEB), missing_bytes=9), ReferenceDecider(policy)):
         totals.add(replayed)
     assert (totals.packets, totals.cut) == (1, 1)
+
+
+KNOCKS = """\
+version: 1
+interfaces: {eth0: {}}
+default: drop
+knocks:
+  ssh: {sequence: [7000/tcp, 9000/udp], within: 5s, opens: [22/tcp], for: 30s}
+rules:
+  - {name: web, match: {proto: tcp, dport: 80}, action: pass}
+tests:
+"""
+FIRST = f'{{packet: "{WEB.replace(":80", ":7000")}", expect: drop}}'
+SECOND = '{packet: "udp 198.51.100.7:1 > 203.0.113.1:9000", expect: drop}'
+OPEN, SHUT = (f'{{packet: "{SSH}", expect: {verdict}}}' for verdict in ("pass", "drop"))
+
+
+def knock_results(*tests: str) -> list[bool]:
+    policy, files = read(KNOCKS + "".join(f"  - {{name: t{n}, steps: [{test}]}}\n" for n, test in enumerate(tests)))
+    return [result.ok for result in policytest.run(policytest.prepare(policy, files), ReferenceDecider(policy))]
+
+
+def test_a_test_remembers_what_it_sent_and_nothing_before() -> None:
+    opened = f"{FIRST}, {SECOND}, {OPEN}"
+    assert knock_results(opened, SHUT, opened, OPEN) == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        f"{FIRST}, {SECOND}, {{wait: 29999ms}}, {OPEN}",
+        f"{FIRST}, {SECOND}, {{wait: 20s}}, {OPEN}, {{wait: 10s}}, {SHUT}",
+        f"{FIRST}, {{wait: 5s}}, {SECOND}, {OPEN}",
+        f"{FIRST}, {{wait: 5001ms}}, {SECOND}, {SHUT}",
+    ],
+)
+def test_a_wait_moves_the_clock_and_nothing_else_does(test: str) -> None:
+    assert knock_results(test) == [True]
+
+
+@pytest.mark.parametrize(
+    ("times", "reasons", "late"),
+    [
+        ([(100, 0), (105, 0), (134, 999_999)], ["knock.step", "knock.step", "knock.granted"], 0),
+        ([(100, 0), (105, 0), (135, 0)], ["knock.step", "knock.step", "knock.closed"], 0),
+        ([(100, 0), (105, 1), (106, 0)], ["knock.step", "knock.step", "knock.closed"], 0),
+        ([(105, 0), (100, 0), (134, 0)], ["knock.step", "knock.step", "knock.granted"], 1),
+        ([(105, 0), (100, 0), (104, 0)], ["knock.step", "knock.step", "knock.granted"], 2),
+    ],
+)
+def test_the_times_of_a_capture_drive_the_clock(
+    tmp_path: Path, times: list[tuple[int, int]], reasons: list[str], late: int
+) -> None:
+    policy, _ = read(KNOCKS.replace("tests:\n", ""))
+    packets = (WEB.replace(":80", ":7000"), "udp 198.51.100.7:1 > 203.0.113.1:9000", SSH)
+    file = capture(tmp_path / "c.pcap", *map(parse_packet, packets), times=times)
+    totals = Totals()
+    found = list(replay(file, ReferenceDecider(policy)))
+    for replayed in found:
+        totals.add(replayed)
+    assert [replayed.decision and replayed.decision.reason for replayed in found] == reasons
+    assert (totals.late, totals.reasons) == (late, {"knock": 3})
+
+
+def test_a_capture_clock_never_goes_back() -> None:
+    clock = CaptureClock()
+    went = [(clock.advance(time_ns), clock.now) for time_ns in (1000, 1500, 1200, 1500, 1700)]
+    assert [on_time for on_time, _ in went] == [True, True, False, True, True]
+    assert [now.wall_ns for _, now in went] == [1000, 1500, 1500, 1500, 1700]
+    assert [now.boot_ns - START.boot_ns for _, now in went] == [0, 500, 500, 500, 700]
