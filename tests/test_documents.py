@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from pydantic import BaseModel
 
 from xdpfw.cli import COMMANDS, cli
 from xdpfw.compiler.lower import lower
@@ -25,7 +26,7 @@ from xdpfw.errors import PolicyError
 from xdpfw.packet.decode import INVALID_REASONS, Packet, decode
 from xdpfw.packet.notation import parse_packet
 from xdpfw.policy.load import load
-from xdpfw.policy.models import Allow, Match, PolicyFile, Rule, Step
+from xdpfw.policy.models import Allow, Knock, Match, PolicyFile, Rotate, Rule, Spa, Step
 from xdpfw.policy.source import Sources
 from xdpfw.simulate import policytest
 from xdpfw.simulate.decider import ReferenceDecider
@@ -142,8 +143,10 @@ def test_every_command_is_described(command: str) -> None:
     assert f"\n## {command}\n" in (ROOT / "docs" / "commands.md").read_text()
 
 
-@pytest.mark.parametrize("model", [PolicyFile, Rule, Match, Allow, Step], ids=lambda model: model.__name__)
-def test_every_key_is_described(model: type[PolicyFile | Rule | Match | Allow | Step]) -> None:
+@pytest.mark.parametrize(
+    "model", [PolicyFile, Rule, Match, Allow, Step, Knock, Spa, Rotate], ids=lambda model: model.__name__
+)
+def test_every_key_is_described(model: type[BaseModel]) -> None:
     text = (ROOT / "docs" / "policy.md").read_text()
     keys = [field.alias or name for name, field in model.model_fields.items()]
     assert [key for key in keys if f"`{key}`" not in text] == []
