@@ -325,7 +325,7 @@ def _read(app: App, path: str) -> str:
 
 def _check_belongs(given: dict[str, Any], names: tuple[str, ...], owner: str, path: str | None) -> None:
     for name in names:
-        if path is None and given[name] not in (None, False):
+        if path is None and given[name] is not None and given[name] is not False:
             raise UsageError(f"--{name} is for {owner}")
 
 
