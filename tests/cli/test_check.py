@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import POLICY, Run
 
@@ -79,3 +82,47 @@ def test_json_of_a_policy_that_is_wrong(run: Run, write: Callable[[str], Path]) 
     assert "dorp" in error["message"]
     assert (ran.json["ok"], ran.json["lints"], ran.json["notes"]) == (False, [], [])
     assert ran.err
+
+
+KNOCKS = """\
+version: 1
+interfaces: {eth0: {}}
+default: drop
+knocks:
+  ssh: {sequence: [7000/tcp, 8000/tcp, 9000/tcp], opens: [22/tcp]}
+  home: {rotate: {secret: home.secret, ports: 10000-60000}, opens: [22/tcp]}
+"""
+
+
+def test_knocks_that_a_scan_opens_are_status_1(run: Run, write: Callable[[str], Path]) -> None:
+    path = write(KNOCKS)
+    secret = path.with_name("home.secret")
+    secret.write_text("correct horse battery staple")
+    secret.chmod(0o644)
+    message = 'knock "ssh": its steps go up: a scan of these ports in order opens it (mix the order)'
+    ran = run("check", path)
+    assert ran.status == 1
+    assert ran.lines[0] == f"{path}:5:3: {message}"
+    assert ran.lines[-1] == f"{path}: 1 warning about knocks (1 interface, 0 rules, 0 sets, 2 knocks, 0 tests)"
+    found = run("check", path, "--json").json
+    place = {"file": str(path), "line": 5, "column": 3}
+    assert found["lints"] == [{"kind": "knock-monotone", "knock": "ssh", "others": [], **place, "message": message}]
+    assert found["ok"] is False
+    assert found["knocks"] == 2
+    assert found["notes"][-1].startswith(f"{secret} holds secrets, and others than its owner have access to it")
+    write(KNOCKS.replace("8000/tcp, 9000/tcp", "9000/tcp, 8000/tcp"))
+    secret.chmod(0o600)
+    ran = run("check", path)
+    assert (ran.status, len(ran.lines)) == (0, 4)
+
+
+@pytest.mark.needs("privileges")
+def test_a_secret_that_may_not_be_read_says_who_may(run: Run, unprivileged: None) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # that of pytest is root's alone
+        rules, secret = Path(directory) / "p.yaml", Path(directory) / "home.secret"
+        rules.write_text(KNOCKS)
+        secret.touch(0)
+        ran = run("check", rules)
+    assert ran.status == 2
+    hint = "it holds secrets: run this as root, or as its owner"
+    assert ran.err == f"{rules}:6:27: cannot read '{secret}': Permission denied ({hint})\n"
