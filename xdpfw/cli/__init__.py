@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import signal
 import sys
@@ -24,13 +25,19 @@ COMMANDS: Final = (
     "apply",
     "status",
     "stats",
+    "grants",
+    "events",
     "detach",
     "knock",
     "keygen",
+    "import",
     "doctor",
     "demo",
 )
-"""In the order of ``--help``; ``xdpfw.cli.NAME.command`` each. A command returns its exit status, None for 0."""
+"""In the order of ``--help``; ``xdpfw.cli.NAME.command`` each, with ``_`` behind a NAME that is a keyword.
+
+A command returns its exit status, None for 0.
+"""
 
 INTERNAL_ERROR: Final = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED: Final = 130  # 128 + SIGINT
@@ -58,7 +65,8 @@ class CommandLine(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found = importlib.import_module(f"xdpfw.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        found = importlib.import_module(f"xdpfw.cli.{module}").command
         assert isinstance(found, click.Command)
         return found
 

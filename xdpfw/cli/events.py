@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""xdpfw events: what happened, one line each."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from xdpfw.cli.app import App
+from xdpfw.cli.options import examples, instance_options, json_option
+
+if TYPE_CHECKING:
+    from xdpfw.kernel.pins import Pins
+    from xdpfw.observe.events import Event, EventStream
+
+POLL_S: Final = 0.2
+NS_PER_S: Final = 1_000_000_000
+NS_PER_MS: Final = 1_000_000
+
+
+@click.command(
+    short_help="Tell what happened: knocks, grants, rules that log.",
+    epilog=examples(
+        "xdpfw events --since 10m", "xdpfw events --follow", "xdpfw events --follow --json | jq -c 'select(.knock)'"
+    ),
+)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C or the firewall is detached.")
+@click.option("--since", metavar="DUR", help="Leave out what is older than this, as 10m.")
+@instance_options
+@json_option
+@click.pass_obj
+def command(app: App, follow: bool, since: str | None, netns: str | None, instance: str | None, as_json: bool) -> None:
+    """Tell what happened, the oldest that is still known first: steps of knocks and their resets, grants and their
+    ends, failures of single packets, and packets of rules that log.
+
+    Each kind has a limit a second; what is above it is only counted. Exit status 1 if nothing is in force.
+
+    JSON: one object a line, {"time", "event", ...} with the members that its kind has. Kinds are knock-step,
+    knock-reset, grant, grant-end, grant-refused, spa-failure, rule and lost.
+    """
+    pins = app.pins(instance, netns)
+    stream = _open(app, pins, _since_ns(since), wait=follow)
+    if stream is None:
+        app.complain("no events: the policy has no knocks, and no rule that logs")
+        return
+    with stream:
+        if follow:
+            _follow(app, stream, as_json)
+        else:
+            _tell(app, stream.take(), as_json)
+        _complain(app, stream)
+
+
+def _since_ns(since: str | None) -> int:
+    """On the clock that events go by."""
+    from xdpfw.errors import UsageError
+    from xdpfw.kernel.state import boot_ns
+    from xdpfw.policy.values import NotationError, duration_ns
+
+    if since is None:
+        return 0
+    try:
+        return max(boot_ns() - duration_ns(since), 0)
+    except NotationError as error:
+        raise UsageError(f"--since {error.message}", hint=error.hint) from None
+
+
+def _open(app: App, pins: Pins, since_ns: int, *, wait: bool) -> EventStream | None:
+    """None where no policy has needed events yet; ``wait``: until one does."""
+    from xdpfw.cli.inforce import check_in_force, refresh_clock
+    from xdpfw.observe.events import EventStream
+
+    while True:
+        try:
+            stream = EventStream(pins, since_ns=since_ns)
+        except FileNotFoundError:
+            check_in_force(pins)
+        else:
+            refresh_clock(pins)
+            return stream
+        if not wait:
+            return None
+        app.sleep(POLL_S)
+
+
+def _follow(app: App, stream: EventStream, as_json: bool) -> None:
+    try:
+        while not stream.is_gone:
+            _tell(app, stream.take(settled=True), as_json)
+            app.sleep(POLL_S)
+        _tell(app, stream.take(), as_json)
+        app.complain("the firewall was detached")
+    except KeyboardInterrupt:
+        _tell(app, stream.take(), as_json)  # that is how one stops
+
+
+def _tell(app: App, events: list[Event], as_json: bool) -> None:
+    for event in events:
+        if as_json:
+            app.say_json(event.to_json(), one_line=True)
+        else:
+            app.say(_line(event), colour=_COLOURS.get(event.event))
+    app.stdout.flush()
+
+
+_COLOURS: Final = {
+    "grant": "green",
+    "grant-end": "yellow",
+    "grant-refused": "red",
+    "spa-failure": "red",
+    "lost": "red",
+}
+
+
+def _complain(app: App, stream: EventStream) -> None:
+    """How many events nobody was told of."""
+    from xdpfw.cli.output import count_text
+
+    suppressed = dict(stream.suppressed)
+    for kind, count in stream.not_told().items():
+        suppressed[kind] = suppressed.get(kind, 0) + count
+    for kind, count in suppressed.items():
+        app.complain(f"{kind}: {count_text(count, 'event')} above the limit a second {_were(count)} only counted")
+    if stream.lost:
+        app.complain(f"{count_text(stream.lost, 'event')} {_were(stream.lost)} overwritten before they were read")
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _line(event: Event) -> str:
+    """``2026-11-21 15:26:26.123  grant  198.51.100.7  ssh: 22/tcp until 15:26:56``."""
+    words = [_date(event.time), f"{event.event:<13}", event.source or "-"]
+    what = _what(event)
+    if event.suppressed:
+        what += f" ({event.suppressed} more before were only counted)"
+    return "  ".join(word for word in (*words, what) if word)
+
+
+def _what(event: Event) -> str:
+    knock = event.knock or "(removed knock)"
+    services = ", ".join(event.services or ()) or "all that it opens"
+    key = f", key {event.key or event.key_id}" if event.key_id else ""
+    match event.event.value:
+        case "knock-step":
+            return f"{knock}: step {event.step} of {event.steps}, {_packet(event)}"
+        case "knock-reset":
+            return f"{knock}: given up behind step {event.step} of {event.steps}, {_packet(event)}"
+        case "grant":
+            assert event.until is not None
+            return f"{knock}: {services} until {_clock(event.until)}{key}"
+        case "grant-end":
+            return f"{knock}: {services} {event.cause}{key}"
+        case "grant-refused":
+            return f"{knock}: no room for {services}{key}"
+        case "spa-failure":
+            about = f"{event.knock}: " if event.knock else ""
+            return f"{about}{str(event.failure).replace('_', ' ')}{key}, {_packet(event)}"
+        case "rule":
+            return f"{event.rule or '(removed rule)'}: {event.verdict}, {_packet(event)}"
+        case _:
+            return f"{event.lost} events were overwritten before they were read"
+
+
+def _packet(event: Event) -> str:
+    """``tcp 40000 > 203.0.113.1:22 on eth0, 74 bytes``."""
+    words: list[str] = []
+    if event.destination is not None:
+        address = (
+            f"[{event.destination}]" if event.dport is not None and ":" in event.destination else event.destination
+        )
+        ports = ("", "") if event.dport is None else (f"{event.sport} > ", f":{event.dport}")
+        to = "" if event.dport is not None else "to "
+        words.append(f"{event.proto} {to}{ports[0]}{address}{ports[1]}")
+    if event.interface is not None:
+        words.append(f"on {event.interface}")
+    return f"{' '.join(words)}, {event.bytes} bytes" if words else f"{event.bytes} bytes"
+
+
+def _date(wall_ns: int) -> str:
+    """Local time, as the others are who read it."""
+    seconds, rest = divmod(wall_ns, NS_PER_S)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{rest // NS_PER_MS:03}"
+
+
+def _clock(wall_ns: int) -> str:
+    return _date(wall_ns).partition(".")[0]
