@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import click
 
 from xdpfw.cli.app import App
+from xdpfw.cli.inforce import NothingInForceError
 from xdpfw.cli.options import examples, instance_options, json_option
-from xdpfw.errors import XdpfwError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,14 +21,9 @@ if TYPE_CHECKING:
     from xdpfw.observe.stats import Row, Statistics
 
 REFRESH_S: Final = 1.0
-VIEWS: Final = ("rule", "reason", "interface", "set")
+KNOCK: Final = "knock"
+VIEWS: Final = ("rule", "reason", "interface", "set", KNOCK)
 HEADER_LINES: Final = 2  # of a table on a terminal
-
-
-class NothingInForceError(XdpfwError):
-    """There is nothing to tell of."""
-
-    exit_status = 1
 
 
 class Sample(NamedTuple):
@@ -48,13 +43,15 @@ class Sample(NamedTuple):
 def command(app: App, by: str, watch: bool, netns: str | None, instance: str | None, as_json: bool) -> None:
     """Tell how many packets and bytes each rule decided, and each reason where no rule did.
 
-    Exact: each packet that the program saw is in one row of each view. Rules that only count stand apart.
+    Exact: each packet that the program saw is in one row of each view. Rules that only count stand apart, and so does
+    --by knock: it tells of steps and grants, and of packets to the ports that a knock opens.
 
     Exit status 1 if nothing is in force.
 
     JSON, whatever --by: {"interfaces": {NAME: {"packets", "bytes", "verdicts"}}, "rules": [{"name", "packets",
     "bytes", "action", "comment"}], "removed_rules", "reasons": {NAME: {"packets", "bytes"}}, "verdicts": {...}, "sets":
-    [{"name", "packets", "bytes"}]}; with --watch one such object a line.
+    [{"name", "packets", "bytes"}], "knocks": [{"name", "steps", "resets", "grants", "refused", "closes", "passed",
+    "dropped"}]}; with --watch one such object a line.
     """
     pins = app.pins(instance, netns)
     if watch:
@@ -72,7 +69,7 @@ def _sample(app: App, pins: Pins) -> Sample:
 
     statistics = Statistics.read(pins)
     if statistics is None:
-        raise NothingInForceError(f"instance {pins.instance} has no firewall in force", hint="xdpfw apply RULES")
+        raise NothingInForceError(pins)
     return Sample(app.clock(), statistics)
 
 
@@ -138,6 +135,8 @@ def _table(by: str, sample: Sample, before: Sample | None) -> tuple[list[Column]
     """Columns and rows. With a sample from before there are rates."""
     from xdpfw.cli.output import Column, bytes_text
 
+    if by == KNOCK:
+        return _knock_table(sample)
     what = {"rule": "action", "interface": "verdict"}.get(by)
     rows = list(_rows(sample.statistics, by))
     earlier = {} if before is None else {(row.name, row.action): row.counter for row in _rows(before.statistics, by)}
@@ -155,6 +154,14 @@ def _table(by: str, sample: Sample, before: Sample | None) -> tuple[list[Column]
             line += [f"{packets:.0f}", bytes_text(octets)]
         cells.append([*line, row.comment or ""] if has_comments else line)
     return columns, list(cells)
+
+
+def _knock_table(sample: Sample) -> tuple[list[Column], list[Sequence[str]]]:
+    from xdpfw.cli.output import Column
+    from xdpfw.kernel.maps import KnockCounter
+
+    columns = [Column(KNOCK), *(Column(name, is_number=True) for name in KnockCounter._fields)]
+    return columns, [(name, *map(str, counter)) for name, counter in sample.statistics.by_knock()]
 
 
 def _rows(statistics: Statistics, by: str) -> Iterator[Row]:

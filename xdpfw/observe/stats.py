@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Statistics: packets and bytes by rule, by reason, by interface and by set.
+"""Statistics: packets and bytes by rule, by reason, by interface and by set; and what knocks met.
 
-Every packet that the program saw is in exactly one row of each view; rules that only count stand apart.
+Every packet that the program saw is in exactly one row of each view; rules that only count stand apart, and so does
+the view of knocks, which counts steps and grants.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from xdpfw.kernel.maps import Counter
+from xdpfw.kernel.maps import Counter, KnockCounter
 from xdpfw.kernel.pins import Pins
 from xdpfw.observe.metadata import Metadata
-from xdpfw.observe.totals import Counts, Totals, add, read_totals, total
+from xdpfw.observe.totals import REMOVED_KNOCKS, Counts, Totals, add, read_totals, total
 
 RULE: Final = "rule"
 REMOVED: Final = "(removed rules)"
@@ -89,6 +90,13 @@ class Statistics:
         for name, counter in found.items():
             yield Row(name, counter)
 
+    def by_knock(self) -> Iterator[tuple[str, KnockCounter]]:
+        """In the policy's order; knocks that are no more come last, as one."""
+        for knock in self.meta.knocks:
+            yield knock.name, self.totals.knocks.get(knock.name, KnockCounter())
+        if REMOVED_KNOCKS in self.totals.knocks:
+            yield REMOVED_KNOCKS, self.totals.knocks[REMOVED_KNOCKS]
+
     def to_json(self) -> dict[str, Any]:
         """The shape that SPEC fixes, with bytes beside packets everywhere."""
         removed = self.totals.removed
@@ -110,6 +118,7 @@ class Statistics:
             "reasons": {reason: _json(counter) for reason, counter in self.reasons.items()},
             "verdicts": {verdict: _json(counter) for verdict, counter in self.verdicts.items()},
             "sets": [{"name": row.name, **_json(row.counter)} for row in self.by_set()],
+            "knocks": [{"name": name, **counter._asdict()} for name, counter in self.by_knock()],
         }
 
 

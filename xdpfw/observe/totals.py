@@ -9,14 +9,14 @@ one pin, so that they are counted exactly once whenever anybody looks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
-from xdpfw.kernel.maps import Blob, Counter
+from xdpfw.kernel.maps import Blob, Counter, KnockCounter
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation
 from xdpfw.observe import metadata
@@ -27,9 +27,13 @@ CARRIED: Final = "carried"
 OTHER_INTERFACES: Final = "(other)"
 """Packets that came in on an interface that the policy does not name, as through a bond's member."""
 
+REMOVED_KNOCKS: Final = "(removed knocks)"
+"""What knocks met that the policy has no more. No knock can be called so."""
+
 _NOTHING: Final = Counter(0, 0)
 
 Counts = dict[str, Counter]
+KnockCounts = dict[str, KnockCounter]
 
 
 def add(a: Counter, b: Counter) -> Counter:
@@ -50,7 +54,8 @@ class Totals:
     """Packets and bytes by what they met.
 
     ``rules``: rules that decided; ``counted``: rules that only count; ``removed``: rules that are no more;
-    ``reasons``: packets that no rule decided, by reason; ``verdicts``: interface -> verdict -> counter.
+    ``reasons``: packets that no rule decided, by reason; ``verdicts``: interface -> verdict -> counter. ``knocks``:
+    what each knock met.
     """
 
     rules: Counts = field(default_factory=dict)
@@ -58,6 +63,7 @@ class Totals:
     removed: Counter = _NOTHING
     reasons: Counts = field(default_factory=dict)
     verdicts: dict[str, Counts] = field(default_factory=dict)
+    knocks: KnockCounts = field(default_factory=dict)
 
     def plus(self, other: Totals) -> Totals:
         return Totals(
@@ -69,10 +75,14 @@ class Totals:
                 name: _merged(self.verdicts.get(name, {}), other.verdicts.get(name, {}))
                 for name in {**self.verdicts, **other.verdicts}
             },
+            {
+                name: _sum_of_knocks([counts[name] for counts in (self.knocks, other.knocks) if name in counts])
+                for name in {**self.knocks, **other.knocks}
+            },
         )
 
     def for_rules(self, meta: Metadata) -> Totals:
-        """The same for a policy with other rules: what its rules do not continue goes to ``removed``."""
+        """The same for another policy: what its rules and knocks do not continue goes to those that were removed."""
         deciding = {rule.name for rule in meta.rules if not rule.counts}
         counting = {rule.name for rule in meta.rules if rule.counts}
         gone = total(counter for name, counter in self.rules.items() if name not in deciding)
@@ -82,20 +92,30 @@ class Totals:
             add(self.removed, gone),
             self.reasons,
             self.verdicts,
+            self._knocks_of(meta),
         )
 
+    def _knocks_of(self, meta: Metadata) -> KnockCounts:
+        present = {knock.name for knock in meta.knocks}
+        found = {name: counter for name, counter in self.knocks.items() if name in present}
+        gone = _sum_of_knocks([counter for name, counter in self.knocks.items() if name not in present])
+        return {**found, REMOVED_KNOCKS: gone} if any(gone) else found
+
     def to_bytes(self) -> bytes:
-        return json.dumps([self.rules, self.counted, self.removed, self.reasons, self.verdicts]).encode()
+        columns = [self.rules, self.counted, self.removed, self.reasons, self.verdicts, self.knocks]
+        return json.dumps(columns).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Totals:
-        rules, counted, removed, reasons, verdicts = json.loads(data)
+        # What an xdpfw without knocks has handed on ends with the verdicts.
+        rules, counted, removed, reasons, verdicts, *knocks = json.loads(data)
         return cls(
             _counts(rules),
             _counts(counted),
             Counter(*removed),
             _counts(reasons),
             {name: _counts(counts) for name, counts in verdicts.items()},
+            {name: KnockCounter(*counter) for counts in knocks for name, counter in counts.items()},
         )
 
 
@@ -103,10 +123,15 @@ def _counts(raw: dict[str, list[int]]) -> Counts:
     return {name: Counter(*pair) for name, pair in raw.items()}
 
 
+def _sum_of_knocks(counters: Sequence[KnockCounter]) -> KnockCounter:
+    return KnockCounter(*map(sum, zip(*counters, strict=True)))
+
+
 def counted_by(generation: Generation, meta: Metadata) -> Totals:
     """What one generation counted so far."""
     reasons, rules = generation.counters()
     rows = generation.interface_verdicts()
+    knock_counters = generation.knock_counters() if meta.knocks else []
     names = [interface.name for interface in meta.interfaces]
     verdicts = {
         name: {verdict.name.lower(): rows[index][verdict] for verdict in abi.Verdict}
@@ -119,6 +144,7 @@ def counted_by(generation: Generation, meta: Metadata) -> Totals:
         counted={rule.name: counter for rule, counter in zip(meta.rules, rules, strict=True) if rule.counts},
         reasons={abi.reason_name(reason): reasons[reason] for reason in abi.Reason if reason != abi.Reason.RULE},
         verdicts=verdicts,
+        knocks={knock.name: counter for knock, counter in zip(meta.knocks, knock_counters, strict=True)},
     )
 
 
