@@ -12,7 +12,7 @@ from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, instance_options, json_option
 
 if TYPE_CHECKING:
-    from xdpfw.observe.status import Status
+    from xdpfw.observe.status import KnockStatus, Status
 
 DIGEST_SHOWN = 12
 
@@ -28,11 +28,13 @@ def command(app: App, netns: str | None, instance: str | None, as_json: bool) ->
 
     Exit status 1 if nothing is in force, or none of the policy's interfaces runs it any more.
 
-    JSON: {"instance", "generation", "policy_file", "source_digest", "applied_at", "netns", "rules", "sets",
-    "interfaces": [{"name", "ifindex", "mode", "generation", "note"}], "fill": {NAME: {"used", "capacity"}},
-    "memory_bytes", "kernel", "pending_confirm"}; where nothing is in force, "generation" is null and only "instance"
-    is beside it.
+    JSON: {"instance", "generation", "policy_file", "source_digest", "applied_at", "netns", "rules", "sets", "knocks",
+    "knocking": {"grants": {"used", "capacity", "refused"}, "half_done", "spa_failures": [{"prefix", "packets",
+    "last"}]}, "interfaces": [{"name", "ifindex", "mode", "generation", "note"}], "fill": {NAME: {"used", "capacity"}},
+    "memory_bytes", "kernel", "pending_confirm", "notes"}; where nothing is in force, "generation" is null and only
+    "instance" is beside it.
     """
+    from xdpfw.cli.inforce import refresh_clock
     from xdpfw.observe.status import Status
 
     pins = app.pins(instance, netns)
@@ -43,11 +45,24 @@ def command(app: App, netns: str | None, instance: str | None, as_json: bool) ->
         else:
             app.say(f"instance {pins.instance}: nothing is in force")
         return 1
+    notes = _notes(refresh_clock(pins))
     if as_json:
-        app.say_json(status.to_json())
+        app.say_json({**status.to_json(), "notes": notes})
     else:
         _print(app, status)
+        for note in notes:
+            app.say(note, colour="yellow")
     return 0 if status.attached else 1
+
+
+def _notes(wrong_s: int) -> list[str]:
+    """``wrong_s``: how far the kernel was from the time since 1970 until now."""
+    if not wrong_s:
+        return []
+    return [
+        f"the time that SPA and rotating knocks go by was {abs(wrong_s)} s {'ahead' if wrong_s > 0 else 'behind'}, "
+        "as the offset of TAI has changed since; it is right now"
+    ]
 
 
 def _print(app: App, status: Status) -> None:
@@ -63,6 +78,8 @@ def _print(app: App, status: Status) -> None:
         "namespace": status.netns,
         "rules": str(status.rules),
         "sets": ", ".join(f"@{each.name} ({each.entries} entries)" for each in status.sets) or None,
+        "knocks": ", ".join(status.knocks) or None,
+        **_knocking(status.knocking),
         "memory": bytes_text(status.memory_bytes),
         "kernel": status.kernel,
     }
@@ -87,6 +104,20 @@ def _print(app: App, status: Status) -> None:
             for name, level in status.fill.items()
         ],
     )
+
+
+def _knocking(knocking: KnockStatus | None) -> dict[str, str | None]:
+    from xdpfw.cli.output import count_text
+
+    if knocking is None:
+        return {}
+    refused = f", {knocking.refused} refused as there was no room" if knocking.refused else ""
+    failures = "; ".join(f"{each.packets} from {each.prefix}" for each in knocking.failures)
+    return {
+        "grants": f"{knocking.grants.used} of {knocking.grants.capacity}{refused}",
+        "half done": count_text(knocking.half_done, "source") if knocking.half_done else None,
+        "not let in": f"{failures} (SPA)" if failures else None,
+    }
 
 
 def _duration(seconds: float) -> str:

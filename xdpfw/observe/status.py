@@ -5,15 +5,22 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from xdpfw.errors import KernelError
+from xdpfw.kernel import abi
 from xdpfw.kernel.interface import attached, name_of, namespace
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import FillLevel, Generation
+from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe import metadata
+from xdpfw.observe.events import rfc3339, state_directory
 from xdpfw.observe.inforce import in_force, running
 from xdpfw.observe.metadata import Metadata, SetMeta
+from xdpfw.observe.names import address_text
+
+FAILURES_SHOWN: Final = 5
+_PREFIX_BITS: Final = {int(abi.Family.IPV4): 24, int(abi.Family.IPV6): 64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,51 @@ class InterfaceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FailureStatus:
+    """SPA messages from a /24 or /64 that were not accepted; ``last`` in ns since 1970."""
+
+    prefix: str
+    packets: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnockStatus:
+    """What is remembered of those who knock. ``half_done``: sources that may be in the middle of a sequence."""
+
+    grants: FillLevel
+    refused: int
+    half_done: int
+    failures: tuple[FailureStatus, ...]  # the prefixes with most of them
+
+    @classmethod
+    def read(cls, state: State) -> KnockStatus:
+        now_ns = boot_ns()
+        live = sum(grant.is_live(now_ns) for grant in state.list_grants())
+        failures = (
+            FailureStatus(
+                address_text(each.family, each.prefix, _PREFIX_BITS[each.family]), each.packets, each.last_wall_ns
+            )
+            for each in state.list_spa_failures()[:FAILURES_SHOWN]
+        )
+        return cls(
+            grants=FillLevel(live, state.grants.max_entries),
+            refused=state.read_shared().grants_refused,
+            half_done=state.half_done(now_ns),
+            failures=tuple(failures),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "grants": {**self.grants._asdict(), "refused": self.refused},
+            "half_done": self.half_done,
+            "spa_failures": [
+                {"prefix": each.prefix, "packets": each.packets, "last": rfc3339(each.last)} for each in self.failures
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     instance: str
     generation: int
@@ -37,6 +89,8 @@ class Status:
     netns: str | None
     rules: int
     sets: tuple[SetMeta, ...]
+    knocks: tuple[str, ...]
+    knocking: KnockStatus | None  # None: no policy has had knocks, or a rule that logs
     interfaces: tuple[InterfaceStatus, ...]
     fill: dict[str, FillLevel]
     memory_bytes: int
@@ -53,6 +107,12 @@ class Status:
         with Generation.open(directory) as generation:
             fill = generation.fill_levels()
             memory = generation.memory_bytes
+        knocking = None
+        if state_directory(pins).exists():
+            with State.open(state_directory(pins)) as state:
+                knocking = KnockStatus.read(state)
+                memory += state.memory_bytes
+            fill["grants"] = knocking.grants
         return cls(
             instance=pins.instance,
             generation=number,
@@ -62,6 +122,8 @@ class Status:
             netns=meta.netns,
             rules=len(meta.rules),
             sets=meta.sets,
+            knocks=tuple(knock.name for knock in meta.knocks),
+            knocking=knocking,
             interfaces=_interfaces(pins, meta),
             fill=fill,
             memory_bytes=memory,
@@ -75,7 +137,8 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         fill = {name: level._asdict() for name, level in self.fill.items()}
-        return {**asdict(self), "fill": fill, "pending_confirm": None}
+        knocking = self.knocking.to_json() if self.knocking else None
+        return {**asdict(self), "fill": fill, "knocking": knocking, "pending_confirm": None}
 
 
 def _interfaces(pins: Pins, meta: Metadata) -> tuple[InterfaceStatus, ...]:
