@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import POLICY, Run
 
 
 def test_what_decides_comes_last(run: Run, policy: Path) -> None:
@@ -55,3 +56,21 @@ def test_a_wrong_packet_is_told_at_its_column(run: Run, policy: Path) -> None:
     ran = run("explain", policy, "tcp 1.2.3.4:1 > 1.2.3.5:99999")
     assert ran.status == 2
     assert ran.err.startswith("PACKET:1:25: port 99999 is above 65535")
+
+
+def test_a_port_that_a_knock_opens(run: Run, write: Callable[[str], Path]) -> None:
+    knocks = "knocks:\n  ssh: {sequence: [7000/tcp, 9000/udp, 8000/tcp], opens: [22/tcp]}\nrules:"
+    path = write(POLICY.replace("rules:", knocks))
+    packet = "tcp 198.51.100.7:1 > 203.0.113.1:22"
+    assert run("explain", path, packet).lines[-2:] == [
+        "knock ssh: opens 22/tcp, and the source holds no grant; with one it would pass",
+        "drop by knock.closed",
+    ]
+    answer = run("explain", path, packet, "--json").json
+    assert (answer["reason"], answer["detail"], answer["rule"]) == ("knock", "knock.closed", None)
+    assert answer["trace"][-1] == {
+        "step": "knock",
+        "outcome": "closed",
+        "name": "ssh",
+        "found": "opens 22/tcp, and the source holds no grant; with one it would pass",
+    }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,15 @@ LINKTYPE_IEEE802_11 = 105
 
 @pytest.fixture
 def capture(tmp_path: Path) -> Callable[..., Path]:
-    def write_capture(*packets: str, link_type: int = LINKTYPE_ETHERNET, tail: bytes = b"") -> Path:
+    def write_capture(
+        *packets: str, link_type: int = LINKTYPE_ETHERNET, tail: bytes = b"", times: Sequence[int] = ()
+    ) -> Path:
         path = tmp_path / "c.pcap"
         frames = map(parse_packet, packets)
-        records = (struct.pack("<IIII", 0, 0, len(data), len(data)) + data for data in frames)
+        stamps = times or [0] * len(packets)
+        records = (
+            struct.pack("<IIII", s, 0, len(data), len(data)) + data for s, data in zip(stamps, frames, strict=True)
+        )
         head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, link_type)
         path.write_bytes(head + b"".join(records) + tail)
         return path
@@ -68,6 +73,29 @@ def test_a_test_that_fails_says_why(run: Run, write: Callable[[str], Path], how:
     (test,) = answer.json["tests"]
     assert test["steps"][0]["found"] == {"verdict": "drop", "rule": None, "reason": "default", "detail": "default"}
     assert len(test["why"]) == 3
+
+
+@pytest.mark.parametrize("how", [BY_KERNEL, BY_REFERENCE])
+def test_why_a_step_failed_takes_in_those_before(run: Run, write: Callable[[str], Path], how: list[str]) -> None:
+    knocks = "knocks:\n  ssh: {sequence: [7000/tcp, 9000/udp], opens: [22/tcp], for: 30s}\nrules:"
+    tests = """tests:
+  - name: knock
+    steps:
+      - {packet: "tcp 198.51.100.7:1 > 203.0.113.1:7000", expect: drop}
+      - {packet: "udp 198.51.100.7:1 > 203.0.113.1:9000", expect: drop}
+      - {wait: 29s}
+      - {packet: "tcp 198.51.100.7:1 > 203.0.113.1:22", expect: drop}
+      - {wait: 1s}
+      - {packet: "tcp 198.51.100.7:1 > 203.0.113.1:22", expect: pass}
+"""
+    path = write(POLICY.replace("rules:", knocks).partition("tests:")[0] + tests)
+    ran = run("test", path, *how)
+    assert [line.partition(": ")[2] for line in ran.lines if line.startswith("    ")] == [
+        "opens 22/tcp, and the source holds a grant",
+        "opens 22/tcp, and the source holds no grant; with one it would pass",
+    ]
+    assert "found pass by knock.granted" in ran.out
+    assert "found drop by knock.closed" in ran.out
 
 
 def test_a_policy_without_tests_says_so(run: Run, write: Callable[[str], Path]) -> None:
@@ -126,6 +154,12 @@ def test_packets_that_cannot_be_decided_are_told(run: Run, policy: Path, capture
     assert ran.err == "skipped, as they have no Ethernet equivalent: 1 of link type 105\n"
     ran = run("replay", policy, path, "--reference", "--json", "--per-packet")
     assert ran.json == {"n": 1, "verdict": None, "rule": None, "reason": None, "detail": None}
+
+
+def test_packets_out_of_their_order_are_told(run: Run, policy: Path, capture: Callable[..., Path]) -> None:
+    ran = run("replay", policy, capture(*PACKETS, times=[7, 5, 8, 8]), "--reference", "--json")
+    assert (ran.json["packets"], ran.json["late"]) == (4, 1)
+    assert ran.err == "decided at the time of an earlier one, as theirs is before it: 1 packet\n"
 
 
 def test_what_comes_before_a_broken_end_is_told(run: Run, policy: Path, capture: Callable[..., Path]) -> None:
