@@ -26,6 +26,8 @@ SOURCE: Final = 0xC6336407  # 198.51.100.7
 DESTINATION: Final = 0xCB007101  # 203.0.113.1
 IPV4, IPV6 = int(abi.Family.IPV4), int(abi.Family.IPV6)
 NS: Final = 1_000_000_000
+UNIT: Final = 10_000_000
+"""Of time, in ns: so short that a hundred of them have gone by since the machine was booted."""
 SLOTS: Final = 16
 
 SSH: Final = KnockMeta("ssh", 111, "ssh: ...", 3, ("22/tcp", "443/tcp"))
@@ -81,17 +83,17 @@ def stream(pins: Pins, state: State) -> Iterator[EventStream]:
 
 @pytest.fixture
 def start() -> int:
-    """A time that is over: what is recorded at it, and a second later, is settled."""
-    return boot_ns() - 100 * NS
+    """A time that is over: what is recorded in the next 50 units is settled."""
+    return boot_ns() - 100 * UNIT
 
 
 def happened(kind: abi.EventKind, time_ns: int, **members: int) -> EventRecord:
     return EventRecord(int(kind), time_ns, **{**PACKET, **members})
 
 
-def grant(time_ns: int, duration_s: float, **members: int) -> EventRecord:
+def grant(time_ns: int, units: int, **members: int) -> EventRecord:
     members = {"knock": SSH.id, "prefix_bits": 32, **members}
-    return happened(abi.EventKind.EVENT_GRANT, time_ns, duration_ns=int(duration_s * NS), **members)
+    return happened(abi.EventKind.EVENT_GRANT, time_ns, duration_ns=units * UNIT, **members)
 
 
 def kinds(events: list[Event]) -> list[str]:
@@ -248,7 +250,7 @@ def test_a_grant_says_what_it_is_for_and_ends_when_its_time_is_up(
     first, second = stream.take()
     assert (first.services, first.key, first.key_id, first.service) == (("22/tcp",), "laptop", 1, 1)
     assert first.until is not None
-    assert first.until - first.time == 30 * NS
+    assert first.until - first.time == 30 * UNIT
     assert second.time == first.until
     assert without_times(second) == {
         "event": "grant-end",
@@ -262,28 +264,28 @@ def test_a_grant_says_what_it_is_for_and_ends_when_its_time_is_up(
 def test_events_and_ends_are_in_order_of_time(state: State, stream: EventStream, start: int) -> None:
     record_in_kernel(state, happened(abi.EventKind.EVENT_STEP, start + 9))  # another CPU was faster
     record_in_kernel(state, grant(start, 10))
-    record_in_kernel(state, happened(abi.EventKind.EVENT_RESET, start + 20 * NS))
+    record_in_kernel(state, happened(abi.EventKind.EVENT_RESET, start + 20 * UNIT))
     assert kinds(stream.take()) == ["grant", "knock-step", "expired", "knock-reset"]
 
 
 def test_a_renewal_extends(state: State, stream: EventStream, start: int) -> None:
     record_in_kernel(state, grant(start, 10))
-    record_in_kernel(state, grant(start + 5 * NS, 10))
-    record_in_kernel(state, grant(start + 6 * NS, 1))
+    record_in_kernel(state, grant(start + 5 * UNIT, 10))
+    record_in_kernel(state, grant(start + 6 * UNIT, 1))
     first, second, third, end = stream.take()
     assert kinds([first, second, third, end]) == ["grant", "grant", "grant", "expired"]
-    assert (end.time - first.time, third.until) == (15 * NS, second.until)
+    assert (end.time - first.time, third.until) == (15 * UNIT, second.until)
 
 
 def test_a_renewal_at_the_end_is_a_new_grant(state: State, stream: EventStream, start: int) -> None:
     record_in_kernel(state, grant(start, 10))
-    record_in_kernel(state, grant(start + 10 * NS, 1))
+    record_in_kernel(state, grant(start + 10 * UNIT, 1))
     assert kinds(stream.take()) == ["grant", "expired", "grant", "expired"]
 
 
 def test_one_prefix_s_members_share_a_grant(state: State, stream: EventStream, start: int) -> None:
     record_in_kernel(state, grant(start, 10, prefix_bits=24))
-    record_in_kernel(state, grant(start + NS, 10, prefix_bits=24, source=SOURCE + 1))
+    record_in_kernel(state, grant(start + UNIT, 10, prefix_bits=24, source=SOURCE + 1))
     events = stream.take()
     assert kinds(events) == ["grant", "grant", "expired"]
     assert {event.source for event in events} == {"198.51.100.0/24"}
@@ -294,7 +296,7 @@ def test_what_was_closed_does_not_expire(state: State, stream: EventStream, star
     record_in_kernel(
         state,
         happened(
-            abi.EventKind.EVENT_GRANT_END, start + NS, knock=SSH.id, prefix_bits=32, detail=int(abi.GrantEnd.CLOSED)
+            abi.EventKind.EVENT_GRANT_END, start + UNIT, knock=SSH.id, prefix_bits=32, detail=int(abi.GrantEnd.CLOSED)
         ),
     )
     assert kinds(stream.take()) == ["grant", "closed"]
@@ -302,7 +304,7 @@ def test_what_was_closed_does_not_expire(state: State, stream: EventStream, star
 
 def test_one_service_is_closed_and_the_other_expires(state: State, stream: EventStream, start: int) -> None:
     record_in_kernel(state, grant(start, 10))
-    closed = happened(abi.EventKind.EVENT_GRANT_END, start + NS, knock=SSH.id, prefix_bits=32, service=1)
+    closed = happened(abi.EventKind.EVENT_GRANT_END, start + UNIT, knock=SSH.id, prefix_bits=32, service=1)
     record_in_kernel(state, closed)
     _, end, expired = stream.take()
     assert (end.services, expired.services) == (("22/tcp",), ("443/tcp",))
@@ -311,7 +313,7 @@ def test_one_service_is_closed_and_the_other_expires(state: State, stream: Event
 def test_what_user_space_ended_is_in_the_stream(state: State, stream: EventStream, start: int) -> None:
     record_in_kernel(state, grant(start, 1000))
     entries = [
-        Grant(IPV4, SOURCE, 32, SSH.id, protocol, port, start + 1000 * NS, start)
+        Grant(IPV4, SOURCE, 32, SSH.id, protocol, port, start + 1000 * UNIT, start)
         for protocol, port in ((6, 22), (6, 443), (0, 0))
     ]
     for entry in entries:
@@ -330,7 +332,7 @@ def test_what_user_space_ended_is_in_the_stream(state: State, stream: EventStrea
 
 
 def test_user_space_may_end_one_service(state: State, stream: EventStream, start: int) -> None:
-    entries = [Grant(IPV4, SOURCE, 32, SSH.id, 6, port, start + 1000 * NS, start, key_number=3) for port in (22, 443)]
+    entries = [Grant(IPV4, SOURCE, 32, SSH.id, 6, port, start + 1000 * UNIT, start, key_number=3) for port in (22, 443)]
     for entry in entries:
         state.put_grant(entry)
     state.end_grants(entries[1:], abi.GrantEnd.KEY_REMOVED, generation=1)
@@ -340,7 +342,7 @@ def test_user_space_may_end_one_service(state: State, stream: EventStream, start
 
 
 def test_expired_entries_are_taken_away_without_a_word(state: State, stream: EventStream, start: int) -> None:
-    entry = Grant(IPV4, SOURCE, 32, SSH.id, 6, 22, start + NS, start)
+    entry = Grant(IPV4, SOURCE, 32, SSH.id, 6, 22, start + UNIT, start)
     state.put_grant(entry)
     assert state.end_grants([entry], abi.GrantEnd.REVOKED, generation=1) == []
     assert (stream.take(), state.list_grants()) == ([], [])
@@ -357,7 +359,7 @@ def test_who_follows_gets_what_is_settled_and_the_rest_later(state: State, strea
 
 def test_who_follows_is_told_of_ends_when_the_time_has_come(state: State, stream: EventStream) -> None:
     until_ns = boot_ns() + NS // 5
-    record_in_kernel(state, grant(until_ns - 10 * NS, 10))
+    record_in_kernel(state, grant(until_ns - 50 * UNIT, 50))
     found: list[Event] = []
     while len(found) < 2:
         found += stream.take(settled=True)
@@ -395,11 +397,11 @@ def test_whoever_comes_late_has_lost_nothing(pins: Pins, state: State) -> None:
 
 def test_what_was_before_is_left_out_but_still_known(pins: Pins, state: State, start: int) -> None:
     record_in_kernel(state, grant(start, 10))
-    record_in_kernel(state, grant(start + 5 * NS, 20))
-    with EventStream(pins, since_ns=start + 5 * NS) as stream:
+    record_in_kernel(state, grant(start + 5 * UNIT, 20))
+    with EventStream(pins, since_ns=start + 5 * UNIT) as stream:
         first, end = stream.take()
     assert kinds([first, end]) == ["grant", "expired"]
-    assert end.time - first.time == 20 * NS
+    assert end.time - first.time == 20 * UNIT
 
 
 def test_suppressed_events_are_summed_by_kind(state: State, stream: EventStream) -> None:
