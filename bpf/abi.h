@@ -242,6 +242,7 @@ struct xdpfw_config {
 	__u32 rotation_count;
 	__u32 knocked_count;
 	__u32 logs;			/* 1: a rule logs */
+	__u32 counts;			/* 1: a rule only counts */
 	__u32 generation;		/* the loader's: its number, for events */
 	__u64 hash_secret[2];		/* the loader's: see struct xdpfw_shared */
 	__u32 knocked[8];		/* MAX_KNOCKED: numbers of the knocks behind FIELD_KNOCKED's bits */
@@ -401,6 +402,15 @@ struct xdpfw_rotation {
 struct xdpfw_window {
 	__u64 number;			/* window + 1 */
 	__u16 ports[16];		/* MAX_STEPS */
+};
+
+/*
+ * Value of the map "filters", by rotation: the ports of the windows that count, as a set in which a bit is there for
+ * several of them. It spares the time to be asked for most packets that are no steps.
+ */
+struct xdpfw_filter {
+	__u64 valid_until_tick;		/* of jiffies, taken to be as long as they can be */
+	__u64 bits[16];
 };
 
 /* Value of the map "guards": the knocks that open a port. */

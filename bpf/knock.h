@@ -75,37 +75,30 @@ static __always_inline struct scratch *new_attempt(const struct packet *p)
 	return scratch;
 }
 
-/* note() for the sequences of rotations; asked: bit r where a rule of rotation r matched. A global function. */
-__attribute__((noinline)) int note_rotations(const struct packet *p, __u32 asked)
+/* note() for the windows of one rotation, whose rules the packet matched or not. A global function. Returns 0. */
+__attribute__((noinline)) int note_rotation(const struct packet *p, __u32 number, __u32 is_asked)
 {
+	const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
+	const struct xdpfw_sequence *sequence = bpf_map_lookup_elem(&sequences, &number);
 	struct scratch *scratch;
 	struct attempt *attempt;
+	__u64 window;
 
-	if (!p)
+	if (!p || !rotation || !sequence)
 		return 0;
 	scratch = new_attempt(p);
 	if (!scratch)
 		return 0;
 	attempt = &scratch->attempt;
-	if (has_syn_data(p))
-		asked = 0;
-	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++) {
-		const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
-		const struct xdpfw_sequence *sequence = bpf_map_lookup_elem(&sequences, &number);
-		__u64 window;
-
-		if (number >= constants()->rotation_count || !rotation || !sequence)
-			break;
-		attempt->sequence = number;
-		window = present_window(rotation) - 1;
-		for (int i = 0; i < ROTATION_WINDOWS; i++, window++) {
-			attempt->salt = window + 1;
-			attempt->positions = 0;
-			if (asked >> number & 1)
-				attempt->positions = rotation_positions(p, number, window, sequence->length);
-			if (attempt->positions || attempt->most)
-				try_sequence(p, scratch);
-		}
+	attempt->sequence = number;
+	window = present_window(rotation) - 1;
+#pragma unroll
+	for (int i = 0; i < ROTATION_WINDOWS; i++) {
+		attempt->salt = window + i + 1;
+		attempt->positions = is_asked && !has_syn_data(p) ?
+				     rotation_positions(p, number, window + i, sequence->length) : 0;
+		if (attempt->positions || attempt->most)
+			try_sequence(p, scratch);
 	}
 	return 0;
 }
@@ -130,13 +123,14 @@ __attribute__((noinline)) int note(const struct packet *p, __u32 token)
 	/* A SYN with data is no knock: clients that knock send none. */
 	if (has_syn_data(p))
 		token = NO_TOKEN;
-	steps = bpf_map_lookup_elem(&tokens, &token);
 	for (__u32 number = 0; number < XDPFW_MAX_SEQUENCES; number++) {
 		if (number < config->rotation_count)
 			continue;
 		if (number >= config->sequence_count)
 			break;
 		attempt->sequence = number;
+		/* Looked up each time: clang would add to the pointer before it is known to be one. */
+		steps = bpf_map_lookup_elem(&tokens, &token);
 		attempt->positions = steps ? steps->positions[number] : 0;
 		if (attempt->positions || attempt->most)
 			try_sequence(p, scratch);
@@ -144,34 +138,49 @@ __attribute__((noinline)) int note(const struct packet *p, __u32 token)
 	return 0;
 }
 
-static __always_inline void note_step(const struct packet *p, __u32 token, __u32 asked_rotations)
+/* Whether a packet that matched the rules of a rotation is a step of any window. A global function. */
+__attribute__((noinline)) int is_step_of(const struct packet *p, __u32 number)
 {
-	if (constants()->rotation_count)
-		note_rotations(p, asked_rotations);
-	note(p, token);
+	const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
+	const struct xdpfw_sequence *sequence = bpf_map_lookup_elem(&sequences, &number);
+	__u32 found = 0;
+	__u64 window;
+
+	if (!p || !rotation || !sequence)
+		return 0;
+	window = present_window(rotation) - 1;
+#pragma unroll
+	for (int i = 0; i < ROTATION_WINDOWS; i++)
+		found |= rotation_positions(p, number, window + i, sequence->length);
+	if (!constants()->trace)
+		renew_filter(number, window + 1);
+	return found != 0;
 }
 
-/* Whether a packet that matched rules of these rotations is a step of any window. A global function. */
-__attribute__((noinline)) int is_rotation_step(const struct packet *p, __u32 asked)
+/* asked: as asked_rotations() has it. */
+static __always_inline bool is_asked(__u32 asked, __u32 rotation)
 {
-	__u32 found = 0;
+	return asked >> 2 * rotation & 3;
+}
 
-	if (!p)
-		return 0;
-	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++) {
-		const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
-		const struct xdpfw_sequence *sequence = bpf_map_lookup_elem(&sequences, &number);
-		__u64 window;
+static __always_inline bool is_rotation_step(const struct packet *p, __u32 asked)
+{
+	bool found = false;
 
-		if (number >= constants()->rotation_count || !rotation || !sequence)
-			break;
-		if (!(asked >> number & 1))
-			continue;
-		window = present_window(rotation) - 1;
-		for (int i = 0; i < ROTATION_WINDOWS; i++, window++)
-			found |= rotation_positions(p, number, window, sequence->length);
-	}
-	return found != 0;
+#pragma unroll
+	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++)
+		if (number < constants()->rotation_count && is_asked(asked, number) && may_be_step(p, number))
+			found |= is_step_of(p, number);
+	return found;
+}
+
+static __always_inline void note_step(const struct packet *p, __u32 token, __u32 asked)
+{
+#pragma unroll
+	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++)
+		if (number < constants()->rotation_count)
+			note_rotation(p, number, is_asked(asked, number));
+	note(p, token);
 }
 
 /* Gives up what the source of a packet that no rule passes has begun. One load where it has begun nothing. */

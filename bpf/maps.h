@@ -88,6 +88,7 @@ ARRAY_MAP(tokens, 1, struct xdpfw_token);
 ARRAY_MAP(guards, 1, struct xdpfw_guard);
 ARRAY_MAP(rotations, 1, struct xdpfw_rotation);
 ARRAY_MAP(windows, 1, struct xdpfw_window);
+ARRAY_MAP(filters, 1, struct xdpfw_filter);
 ARRAY_MAP(spa_ports, 1, struct xdpfw_spa_port);
 ARRAY_MAP(spa_keys, 1, struct xdpfw_spa_key);
 

@@ -11,9 +11,11 @@
 
 #include "abi.h"
 #include "blake2s.h"
+#include "packet.h"
 
 enum {
 	SCRATCH_DATAGRAM_WORDS = 8,
+	FILTER_WORDS = sizeof(((struct xdpfw_filter *)0)->bits) / sizeof(__u64),
 };
 
 /* What an event tells beside its packet. */
@@ -52,6 +54,7 @@ struct attempt {
 };
 
 struct scratch {
+	struct packet packet;
 	struct blake2s blake2s;
 	__u64 datagram[SCRATCH_DATAGRAM_WORDS];		/* of UDP, with its header */
 	struct entitlement entitlement;
@@ -59,6 +62,7 @@ struct scratch {
 	struct event event;
 	struct xdpfw_grant_key key;
 	struct xdpfw_grant grant;
+	__u64 filter_bits[FILTER_WORDS];
 };
 
 struct {

@@ -8,9 +8,7 @@
 #include "classify.h"
 #include "event.h"
 
-enum {
-	ROTATION_RULES = 2 * XDPFW_MAX_ROTATIONS,	/* one of TCP and one of UDP each */
-};
+#define ROTATION_BITS(rotations) ((1U << 2 * (rotations)) - 1)
 
 static __always_inline void count(void *map, __u32 slot, __u32 bytes)
 {
@@ -27,26 +25,15 @@ static __always_inline void count_rule(__u32 rule, __u32 bytes)
 	count(&counters, XDPFW_REASON_COUNT + rule, bytes);
 }
 
-/* Rotations whose ports and protocols the packet has: bit r for rotation r. Their rules are the first that count. */
+/*
+ * Rules of rotations that match: bits 2r and 2r + 1 for rotation r, TCP and UDP. They are found as rules that only
+ * count are, of which they are the first: most of their packets are no steps at the time, and another rule decides.
+ */
 static __always_inline __u32 asked_rotations(const struct policy *policy, const struct lookup *l)
 {
-	__u32 first = policy->config->wide_words, asked = 0;
-	__u64 bits;
-
 	if (!policy->config->rotation_count)
 		return 0;
-	bits = wide_matches(policy, l, first);
-	for (int i = 0; i < ROTATION_RULES && bits; i++, bits &= bits - 1) {
-		__u32 bit = first * WORD_BITS + lowest_bit(bits);
-		__u32 rule = table_32(policy, policy->config->wide_rules + bit);
-		const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
-
-		if (rule >= policy->config->knock_rules)
-			break;
-		if (action)
-			asked |= 1U << (action->target % XDPFW_MAX_ROTATIONS);
-	}
-	return asked;
+	return wide_matches(policy, l, policy->config->wide_words) & ROTATION_BITS(policy->config->rotation_count);
 }
 
 /* Counts the rules that only count and stand before the one that decided. */
@@ -62,15 +49,14 @@ static __always_inline void count_passed_rules(const struct policy *policy, cons
 		if (word >= policy->config->count_words)
 			break;
 		bits = wide_matches(policy, l, first + word);
+		if (word == 0)
+			bits &= ~(__u64)ROTATION_BITS(policy->config->rotation_count);
 		for (int i = 0; i < WORD_BITS && bits; i++, bits &= bits - 1) {
 			__u32 bit = (first + word) * WORD_BITS + lowest_bit(bits);
 			__u32 rule = table_32(policy, policy->config->wide_rules + bit);
 
 			if (rule >= decided)
 				return;
-			/* Those of rotations are no rules of the policy: they only tell. */
-			if (rule < policy->config->knock_rules)
-				continue;
 			/* A rule with an exception has several bits, all next to each other. */
 			if (rule != counted)
 				count_rule(rule - policy->config->knock_rules, p->bytes);

@@ -102,7 +102,18 @@ int xdpfw(struct xdp_md *ctx)
 		.config = config,
 		.tables = bpf_map_lookup_elem(&tables, &zero),
 	};
-	struct packet packet = {
+	struct scratch *scratch = scratch_of_cpu();
+	struct packet *packet;
+	struct lookup lookup;
+	enum xdpfw_verdict verdict;
+	enum xdpfw_reason reason;
+	__u32 rule;
+
+	if (!policy.tables || !scratch)
+		return XDP_ABORTED;	/* the verifier's case: the map always has its one element */
+
+	packet = &scratch->packet;
+	*packet = (struct packet){
 		.value = {
 			[XDPFW_FIELD_INTERFACE] = interface_index(config, ctx),
 			[XDPFW_FIELD_VLAN] = XDPFW_NO_TAG,
@@ -116,40 +127,33 @@ int xdpfw(struct xdp_md *ctx)
 			[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP,
 		},
 	};
-	struct lookup lookup;
-	enum xdpfw_verdict verdict;
-	enum xdpfw_reason reason;
-	__u32 rule;
-
-	if (!policy.tables)
-		return XDP_ABORTED;	/* the verifier's case: the map always has its one element */
-
-	reason = parse(ctx, &packet);
+	reason = parse(ctx, packet);
 	if (reason)
-		return finish(&policy, &packet, config->invalid_verdict, reason, NO_RULE);
+		return finish(&policy, packet, config->invalid_verdict, reason, NO_RULE);
 
-	reason = allow(&config->allow, &packet);
+	reason = allow(&config->allow, packet);
 	if (reason)
-		return finish(&policy, &packet, XDPFW_VERDICT_PASS, reason, NO_RULE);
+		return finish(&policy, packet, XDPFW_VERDICT_PASS, reason, NO_RULE);
 
 	if (config->knocked_count)
-		packet.value[XDPFW_FIELD_KNOCKED] = knocked(&packet);
-	rule = classify(&policy, &packet, &lookup);
+		packet->value[XDPFW_FIELD_KNOCKED] = knocked(packet);
+	rule = classify(&policy, packet, &lookup);
 	if (config->knock_rules) {
-		reason = knock(ctx, &policy, &packet, &lookup, rule);
+		reason = knock(ctx, &policy, packet, &lookup, rule);
 		if (reason)
-			return finish(&policy, &packet, reason == XDPFW_REASON_KNOCK_GRANTED ? XDPFW_VERDICT_PASS :
+			return finish(&policy, packet, reason == XDPFW_REASON_KNOCK_GRANTED ? XDPFW_VERDICT_PASS :
 				      XDPFW_VERDICT_DROP, reason, NO_RULE);
 	}
-	count_passed_rules(&policy, &packet, &lookup, rule);
+	if (config->counts)
+		count_passed_rules(&policy, packet, &lookup, rule);
 	if (rule == NO_RULE) {
-		note_wrong(&packet);
-		return finish(&policy, &packet, config->default_verdict, XDPFW_REASON_DEFAULT, NO_RULE);
+		note_wrong(packet);
+		return finish(&policy, packet, config->default_verdict, XDPFW_REASON_DEFAULT, NO_RULE);
 	}
-	verdict = act(ctx, &packet, rule);
+	verdict = act(ctx, packet, rule);
 	if (verdict == XDPFW_VERDICT_DROP)
-		note_wrong(&packet);
-	return finish(&policy, &packet, verdict, XDPFW_REASON_RULE, rule - config->knock_rules);
+		note_wrong(packet);
+	return finish(&policy, packet, verdict, XDPFW_REASON_RULE, rule - config->knock_rules);
 }
 
 char _license[] SEC("license") = "GPL";

@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xdpfw import statekeeping
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage
+from xdpfw.compiler.knocks import fingerprint, identity
 from xdpfw.errors import AttachError, KernelError, Position, UsageError
 from xdpfw.kernel.features import strips_vlan_tags, takes_redirects
 from xdpfw.kernel.interface import InterfaceInfo, Link, Mode, attach, attached, find, foreign_hint, name_of, namespace
@@ -25,7 +27,7 @@ from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.program import Generation, Program, object_digest
 from xdpfw.observe import metadata, totals
-from xdpfw.observe.metadata import InterfaceMeta, Metadata, RuleMeta, SetMeta
+from xdpfw.observe.metadata import InterfaceMeta, KnockMeta, Metadata, RuleMeta, SetMeta
 
 Clock = Callable[[], float]
 
@@ -74,14 +76,24 @@ class Controller:
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 notes += _target_notes(image.targets, targets, interfaces)
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
-            generation = opened.enter_context(
-                Generation.load(image, interfaces=[info.ifindex for info in interfaces], targets=targets)
-            )
             with self._pins.new_generation() as (number, directory):
+                inherited = opened.enter_context(statekeeping.inherited(self._pins, image))
+                generation = opened.enter_context(
+                    Generation.load(
+                        image,
+                        interfaces=[info.ifindex for info in interfaces],
+                        targets=targets,
+                        number=number,
+                        state=inherited,
+                    )
+                )
                 generation.pin(directory)
                 metadata.pin(directory, meta, source.files)
             try:
-                notes += self._switch(policy, interfaces, generation.program, state)
+                with contextlib.ExitStack() as undo:
+                    if inherited is None:
+                        undo.enter_context(statekeeping.handed_down(self._pins, generation))
+                    notes += self._switch(policy, interfaces, generation.program, state)
             except BaseException:
                 self._pins.remove_generation(number)
                 raise
@@ -192,6 +204,10 @@ class Controller:
                 [SetMeta(found.name, "prefix", found.entries) for found in policy.address_sets]
                 + [SetMeta(found.name, "port", found.entries) for found in policy.port_sets]
             ),
+            knocks=tuple(
+                KnockMeta.of(knock, identity(knock.name), lambda key: fingerprint(key.key)) for knock in policy.knocks
+            ),
+            has_state=image.has_state,
         )
 
     def _switch(
@@ -238,6 +254,7 @@ class Controller:
             totals.pin_carried(directory, carried)
         for n in earlier:
             self._pins.remove_generation(n)
+        statekeeping.tidy(self._pins, meta, number)
 
 
 @dataclass(frozen=True, slots=True)

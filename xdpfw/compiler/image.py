@@ -90,6 +90,7 @@ def compile_policy(policy: ir.Policy) -> MapImage:
             "interface_count": len(policy.interfaces),
             "rule_count": len(policy.rules),
             "logs": logs,
+            "counts": any(rule.action.kind is ir.ActionKind.COUNT for rule in policy.rules),
         },
     )
     own = (_action(rule, targets) for rule in policy.rules)

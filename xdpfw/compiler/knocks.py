@@ -159,10 +159,9 @@ class _Compiler:
 
     def _add_rotation(self, slot: int, knock: ir.Knock, rotation: ir.Rotation) -> None:
         name = f"knock {knock.name}"
-        for protocol, is_used in ((TCP, True), (UDP, rotation.length > 1)):
-            if is_used:
-                match = _ports(protocol, rotation.ports, knock.to)
-                self._add(name, match, ActionKind.ACTION_ROTATION, slot)
+        # Two rules each, even where there is one step: the data plane knows a rotation by the place of its rules.
+        for protocol in (TCP, UDP):
+            self._add(name, _ports(protocol, rotation.ports, knock.to), ActionKind.ACTION_ROTATION, slot)
 
     def _add_tokens(self, sequences: Sequence[_Sequence]) -> Iterator[list[int]]:
         """Yields the positions of each token: bit p of the number of a sequence where the token is its step p."""

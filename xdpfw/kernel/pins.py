@@ -5,6 +5,7 @@
                                                   meta, source           what it was made from (Blob)
                              generations/new-<number>/                   one that is being put together, or removed
                              links/<interface>                           XDP links
+                             state/grants, events, ...                   what outlives generations (xdpfw.kernel.state)
 
 A generation is there once its directory has its number: one rename puts it there whole. bpffs keeps names with a dot
 for itself, so interfaces such as ``eth0.100`` are written with ``%2E``.
@@ -64,6 +65,15 @@ class Pins:
     @property
     def root(self) -> Path:
         return self.bpffs / "xdpfw" / self.instance
+
+    @property
+    def state(self) -> Path:
+        """Where the maps that outlive generations are pinned, all of them or none."""
+        return self.root / "state"
+
+    def state_under_way(self, what: str) -> Path:
+        """Where state is that is being put together (``new``) or has been replaced (``old``)."""
+        return self.root / f"{what}-state"
 
     @property
     def links_directory(self) -> Path:

@@ -167,6 +167,7 @@ class Maps:
     guards: ArrayMap
     rotations: ArrayMap
     windows: ArrayMap
+    filters: ArrayMap
     spa_ports: ArrayMap
     spa_keys: ArrayMap
     knock_counters: KnockCounterMap
@@ -264,6 +265,7 @@ class Generation:
             "targets": len(targets),
             "counters": abi.Reason.COUNT + image.rule_count,
             "windows": config.rotation_count * WINDOWS_PER_ROTATION,
+            "filters": config.rotation_count,
             "knock_counters": _count(knocks.knocks, "knock"),
             **{name: _count(getattr(knocks, name), name.removesuffix("s")) for name in _KNOCK_ARRAYS},
         }

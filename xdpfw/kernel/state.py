@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from xdpfw.errors import CapacityError
 from xdpfw.kernel import abi
+from xdpfw.kernel.abi import Limit
 from xdpfw.kernel.libbpf import check, libbpf
 from xdpfw.kernel.maps import ArrayMap, HashMap, Map
 from xdpfw.kernel.ring import EventRecord, Ring, address, append, halves
@@ -128,6 +129,23 @@ class State:
     def descriptors(self) -> dict[str, int]:
         """The maps' descriptors, which stay this object's, by name: for a generation that is to use them."""
         return {name: map_.fileno() for name, map_ in self._by_name()}
+
+    def is_of_this_version(self) -> bool:
+        """True if the maps are as this xdpfw has them: what they hold can be read and gone on with."""
+        return all(
+            map_.value_size == size and map_.max_entries == entries
+            for map_, size, entries in (
+                (self.shared, abi.size_of("shared"), 1),
+                (self.progress, abi.size_of("progress"), (Limit.MAX_STEPS - 1) * Limit.PROGRESS_SLOTS),
+                (self.markers, abi.size_of("markers"), 1),
+                (self.grants, abi.size_of("grant"), Limit.MAX_GRANTS),
+                (self.spa_times, abi.size_of("spa_time"), Limit.MAX_SPA_KEYS),
+                (self.spa_failures, abi.size_of("spa_failures"), Limit.SPA_FAILURE_SLOTS),
+                (self.events, abi.size_of("event"), Limit.EVENT_SLOTS),
+                (self.event_limits, abi.size_of("event_limit"), abi.EventKind.EVENT_COUNT),
+                (self.notes, abi.size_of("event"), Limit.EVENT_SLOTS),
+            )
+        ) and self.grants.key_size == abi.size_of("grant_key")
 
     @property
     def memory_bytes(self) -> int:

@@ -119,6 +119,7 @@ class Metadata:
     rules: tuple[RuleMeta, ...]
     sets: tuple[SetMeta, ...]
     knocks: tuple[KnockMeta, ...] = ()
+    has_state: bool = False  # it uses the maps that outlive a generation
 
     def to_bytes(self) -> bytes:
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
