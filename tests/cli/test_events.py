@@ -17,7 +17,9 @@ from tests.cli.imports import SLOW_IMPORTS, imported
 from tests.cli.knocking import ADMIN, NS, SSH, Knocking
 from tests.cli.test_in_force import Firewall, applied, firewall  # noqa: F401
 from xdpfw.kernel import abi
+from xdpfw.kernel.pins import remove_tree
 from xdpfw.kernel.state import boot_ns
+from xdpfw.observe.events import state_directory
 
 pytestmark = pytest.mark.needs("privileges", "data plane", "bpffs")
 
@@ -133,6 +135,25 @@ def test_follow_ends_with_the_firewall(knocking: Knocking, firewall: Firewall) -
     ran = knocking("events", "--follow", "--json", sleep=script(detach))
     assert [event["event"] for event in json_lines(ran)] == ["knock-step"]
     assert (ran.status, ran.err) == (0, "the firewall was detached\n")
+
+
+def test_follow_goes_on_with_the_state_of_another_policy(knocking: Knocking, firewall: Firewall) -> None:
+    """A policy without knocks leaves no state; the next one makes it anew."""
+    found: list[Iterator[Knocking]] = []
+
+    def without() -> None:
+        knocking.record(abi.EventKind.EVENT_STEP)
+        remove_tree(state_directory(knocking.pins))
+
+    def again() -> None:
+        found.append(setting.knocking(firewall))
+        next(found[0]).record(abi.EventKind.EVENT_RESET)
+
+    steps = (without, lambda: None, again, lambda: None)
+    ran = knocking("events", "--follow", "--json", sleep=script(*steps))
+    assert [event["event"] for event in json_lines(ran)] == ["knock-step", "knock-reset"]
+    assert (ran.status, ran.err) == (0, "")
+    next(found[0], None)
 
 
 def test_without_state_there_are_no_events(firewall: Firewall, applied: Path) -> None:

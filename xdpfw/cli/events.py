@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -40,16 +41,21 @@ def command(app: App, follow: bool, since: str | None, netns: str | None, instan
     JSON: one object a line, {"time", "event", ...} with the members that its kind has. Kinds are knock-step,
     knock-reset, grant, grant-end, grant-refused, spa-failure, rule and lost.
     """
+    from xdpfw.cli.inforce import check_in_force, refresh_clock
+
     pins = app.pins(instance, netns)
-    stream = _open(app, pins, _since_ns(since), wait=follow)
+    since_ns = _since_ns(since)
+    check_in_force(pins)
+    refresh_clock(pins)
+    if follow:
+        _follow(app, pins, since_ns, as_json)
+        return
+    stream = _open(pins, since_ns)
     if stream is None:
         app.complain("no events: the policy has no knocks, and no rule that logs")
         return
     with stream:
-        if follow:
-            _follow(app, stream, as_json)
-        else:
-            _tell(app, stream.take(), as_json)
+        _tell(app, stream.take(), as_json)
         _complain(app, stream)
 
 
@@ -67,33 +73,45 @@ def _since_ns(since: str | None) -> int:
         raise UsageError(f"--since {error.message}", hint=error.hint) from None
 
 
-def _open(app: App, pins: Pins, since_ns: int, *, wait: bool) -> EventStream | None:
-    """None where no policy has needed events yet; ``wait``: until one does."""
-    from xdpfw.cli.inforce import check_in_force, refresh_clock
+def _open(pins: Pins, since_ns: int) -> EventStream | None:
+    """None where the policy needs no events, or is just put in force."""
+    from xdpfw.errors import KernelError
     from xdpfw.observe.events import EventStream
 
-    while True:
-        try:
-            stream = EventStream(pins, since_ns=since_ns)
-        except FileNotFoundError:
-            check_in_force(pins)
-        else:
-            refresh_clock(pins)
-            return stream
-        if not wait:
-            return None
-        app.sleep(POLL_S)
+    try:
+        return EventStream(pins, since_ns=since_ns)
+    except FileNotFoundError:
+        return None
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return None
 
 
-def _follow(app: App, stream: EventStream, as_json: bool) -> None:
+def _follow(app: App, pins: Pins, since_ns: int, as_json: bool) -> None:
+    """Until Ctrl-C, or the firewall is detached. Whatever policy comes into force, it goes on."""
+    try:
+        while pins.generations():
+            stream = _open(pins, since_ns)
+            if stream is None:
+                app.sleep(POLL_S)
+                continue
+            with stream:
+                _follow_stream(app, stream, as_json)
+        app.complain("the firewall was detached")
+    except KeyboardInterrupt:
+        return  # that is how one stops
+
+
+def _follow_stream(app: App, stream: EventStream, as_json: bool) -> None:
+    """Until its maps are no more the instance's."""
     try:
         while not stream.is_gone:
             _tell(app, stream.take(settled=True), as_json)
             app.sleep(POLL_S)
+    finally:
         _tell(app, stream.take(), as_json)
-        app.complain("the firewall was detached")
-    except KeyboardInterrupt:
-        _tell(app, stream.take(), as_json)  # that is how one stops
+        _complain(app, stream)
 
 
 def _tell(app: App, events: list[Event], as_json: bool) -> None:
