@@ -87,6 +87,9 @@ static __always_inline bool put_grant(const struct xdpfw_grant_key *key, const s
 	struct xdpfw_grant *held = bpf_map_lookup_elem(&grants, key);
 
 	if (held) {
+		/* One that has run out is no more than a place. */
+		if (held->until_ns <= grant->granted_ns)
+			held->granted_ns = grant->granted_ns;
 		if (held->until_ns < grant->until_ns) {
 			held->until_ns = grant->until_ns;
 			held->key = grant->key;
@@ -145,7 +148,9 @@ __attribute__((noinline)) int end_grant(const struct packet *p, const struct ent
 {
 	struct scratch *scratch = scratch_of_cpu();
 	const struct xdpfw_knock *knock;
+	const struct xdpfw_grant *held;
 	bool was_there = false;
+	__u64 now = boot_ns();
 	__u32 number;
 
 	if (!p || !given || !scratch)
@@ -161,7 +166,11 @@ __attribute__((noinline)) int end_grant(const struct packet *p, const struct ent
 		if (given->service && given->service != i + 1)
 			continue;
 		grant_key(&scratch->key, p, knock, service_of(knock, i));
-		was_there |= !bpf_map_delete_elem(&grants, &scratch->key);
+		held = bpf_map_lookup_elem(&grants, &scratch->key);
+		if (!held)
+			continue;
+		was_there |= now < held->until_ns;
+		bpf_map_delete_elem(&grants, &scratch->key);
 	}
 	return was_there;
 }

@@ -93,7 +93,7 @@ def test_all_errors_are_told_with_their_places(run: Run, tmp_path: Path) -> None
 
 
 def test_an_unexpected_error_is_one_line(run: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of all things")
 
     monkeypatch.setattr("xdpfw.explain.explain", fail)
@@ -106,7 +106,7 @@ def test_an_unexpected_error_is_one_line(run: Run, policy: Path, monkeypatch: py
 
 
 def test_an_interrupt_is_quiet(run: Run, policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("xdpfw.explain.explain", interrupt)
