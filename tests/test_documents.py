@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
@@ -117,7 +118,9 @@ def test_commands_and_options_exist(document: Path) -> None:
         assert name in COMMANDS
         command = cli.get_command(None, name)  # type: ignore[arg-type]
         assert command is not None
-        options = {option for parameter in command.params for option in parameter.opts}
+        subcommands = command.commands.values() if isinstance(command, click.Group) else ()
+        parameters = [parameter for each in (command, *subcommands) for parameter in each.params]
+        options = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(_OPTION.findall(arguments)) <= options | {"--help"}
 
 
