@@ -33,6 +33,7 @@ def test_nothing() -> None:
         "first": False,
         "interfaces": (),
         "settings": (),
+        "knocks": (),
         "rules": (),
         "sets": (),
     }
@@ -108,3 +109,28 @@ def test_sets_by_their_entries() -> None:
     assert not plan.rules
     assert compare(None, after).sets == (SetChange(Kind.ADDED, "nets", 3, 0), SetChange(Kind.ADDED, "web", 1, 0))
     assert compare(after, snapshot()).sets[1] == SetChange(Kind.REMOVED, "web", 0, 1)
+
+
+def knocks(name: str, secret: str, within: str = "10s") -> Snapshot:
+    text = (
+        "version: 1\ninterfaces: {eth0: {}}\ndefault: drop\nknocks:\n"
+        f"  {name}: {{rotate: {{secret: s, every: 30s, ports: 10000-60000, length: 4}}, within: {within}, "
+        "opens: [22/tcp]}\n"
+    )
+    loaded = load("p.yaml", Sources.from_bundle({"p.yaml": text, "s": secret}))
+    return Snapshot(lower(loaded), loaded.sets)
+
+
+def test_knocks_by_name_and_by_what_they_keep_secret() -> None:
+    one, other = "0123456789abcdef", "0123456789abcdeF"
+    assert not compare(knocks("home", one), knocks("home", one)).changes
+    (change,) = compare(knocks("home", one), knocks("home", other)).knocks
+    assert (change.kind, change.name) == (Kind.CHANGED, "home")
+    assert change.after == f"{change.before} (its keys or secret change)"
+    assert one not in str(change)
+    (change,) = compare(knocks("home", one), knocks("home", one, within="5s")).knocks
+    assert change.before != change.after
+    assert [(each.kind, each.name) for each in compare(knocks("a", one), knocks("b", one)).knocks] == [
+        (Kind.REMOVED, "a"),
+        (Kind.ADDED, "b"),
+    ]

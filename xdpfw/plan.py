@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What applying a policy would change against the one in force: interfaces, settings, rules and sets."""
+"""What applying a policy would change against the one in force: interfaces, settings, knocks, rules and sets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ class SetChange:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A policy, and its sets with their entries as they are written."""
+    """A policy, and its sets with their entries as they are written.
+
+    Keys and secrets are stand-ins, as they are stored: both sides of a comparison come from ``Sources.from_bundle``.
+    """
 
     policy: ir.Policy
     sets: Mapping[str, LoadedSet]
@@ -55,12 +58,13 @@ class Plan:
     first: bool
     interfaces: tuple[Change, ...]
     settings: tuple[Change, ...]
+    knocks: tuple[Change, ...]
     rules: tuple[Change, ...]
     sets: tuple[SetChange, ...]
 
     @property
     def changes(self) -> bool:
-        return any((self.first, self.interfaces, self.settings, self.rules, self.sets))
+        return any((self.first, self.interfaces, self.settings, self.knocks, self.rules, self.sets))
 
     def to_json(self) -> dict[str, Any]:
         return {"changes": self.changes, **asdict(self)}
@@ -78,6 +82,7 @@ def compare(before: Snapshot | None, after: Snapshot) -> Plan:
         first=before is None,
         interfaces=tuple(_changes(_interfaces(old), _interfaces(new))),
         settings=tuple(_changes(_settings(old), _settings(new))),
+        knocks=tuple(_knock_changes(old, new)),
         rules=tuple(_rule_changes(old, new, {change.name for change in sets})),
         sets=sets,
     )
@@ -102,6 +107,19 @@ def _settings(policy: ir.Policy | None) -> dict[str, str]:
         f"allow.{field.name}": "true" if getattr(policy.allow, field.name) else "false" for field in fields(ir.Allow)
     }
     return {"default": str(policy.default), "invalid": str(policy.invalid), **allow}
+
+
+def _knock_changes(before: ir.Policy | None, after: ir.Policy) -> Iterator[Change]:
+    old = {knock.name: knock for knock in before.knocks} if before else {}
+    new = {knock.name: knock for knock in after.knocks}
+    for name in {**old, **new}:
+        was, will_be = old.get(name), new.get(name)
+        if was is None or will_be is None:
+            kind = Kind.ADDED if was is None else Kind.REMOVED
+            yield Change(kind, name, was.text if was else None, will_be.text if will_be else None)
+        elif was != will_be:
+            same = " (its keys or secret change)" if was.text == will_be.text else ""
+            yield Change(Kind.CHANGED, name, was.text, will_be.text + same)
 
 
 def _rule_changes(before: ir.Policy | None, after: ir.Policy, changed_sets: set[str]) -> Iterator[Change]:
@@ -129,7 +147,7 @@ def _text(rule: ir.Rule) -> str:
 
 
 def _is_same(old: ir.Rule, old_policy: ir.Policy, new: ir.Rule, new_policy: ir.Policy, changed_sets: set[str]) -> bool:
-    if (_text(old), old.action) != (_text(new), new.action):
+    if (_text(old), old.action, old.log_sample) != (_text(new), new.action, new.log_sample):
         return False
     # The text leaves out the end of long lists. The conditions do not, but have the contents of the sets in them.
     return bool(changed_sets & {*old.sets, *new.sets}) or _conditions(old, old_policy) == _conditions(new, new_policy)

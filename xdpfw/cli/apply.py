@@ -55,6 +55,7 @@ def command(
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.controller import Controller, Source
     from xdpfw.errors import UsageError
+    from xdpfw.policy.knocks import exposed_secrets
 
     if confirm is not None:
         raise UsageError("--confirm is not supported yet", hint="leave it out")
@@ -75,7 +76,12 @@ def command(
         return 1
     source = Source(os.path.abspath(rules), dict(file.sources.files), file.sources.digest)
     applied = Controller(app.pins(instance, netns), netns, app.clock).apply(file.policy, image, source)
-    notes = [*applied.notes, *not_in_force(file.policy), *_warnings(file.policy)]
+    notes = [
+        *applied.notes,
+        *not_in_force(file.policy),
+        *exposed_secrets(file.sources),
+        *_warnings(file.policy),
+    ]
     if as_json:
         app.say_json(
             {
@@ -97,11 +103,15 @@ def command(
 
 
 def _warnings(policy: ir.Policy) -> list[str]:
+    from xdpfw.compiler.knocklint import knock_lints
     from xdpfw.compiler.lint import never_reached
 
+    warnings = [f"{each.knock.position}: {each}" for each in knock_lints(policy)]
     if len(policy.rules) > MAX_LINTED_RULES:
-        return [f"of {len(policy.rules)} rules, xdpfw check tells which are never reached; that takes a while"]
-    return [f"{each.rule.position}: {each}" for each in never_reached(policy)]
+        warnings.append(f"of {len(policy.rules)} rules, xdpfw check tells which are never reached; that takes a while")
+    else:
+        warnings += [f"{each.rule.position}: {each}" for each in never_reached(policy)]
+    return warnings
 
 
 def _test(file: PolicyFile, image: MapImage) -> list[CaseResult]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -28,21 +29,23 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
     What apply would refuse is told, too: an interface that does not exist or that another program holds, a change of
     mode. A rule is known by its name; "moved" is one that is as it was but has another place among those that stay.
 
-    JSON: {"changes", "first", "interfaces", "settings", "rules", "sets", "notes"}; a change is {"kind", "name",
-    "before", "after"}, of a set {"kind", "name", "added", "removed"}; kinds are added, removed, changed and moved.
+    JSON: {"changes", "first", "interfaces", "settings", "knocks", "rules", "sets", "notes"}; a change is {"kind",
+    "name", "before", "after"}, of a set {"kind", "name", "added", "removed"}; kinds are added, removed, changed and
+    moved.
     """
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.controller import Controller
-    from xdpfw.plan import Snapshot, compare
+    from xdpfw.plan import compare
+    from xdpfw.policy.knocks import exposed_secrets
 
     file = PolicyFile.read(rules)
     image = compile_policy(file.policy)
     pins = app.pins(instance, netns)
     foreseen = Controller(pins, netns).foresee(file.policy, image)
-    plan = compare(_in_force(pins), Snapshot(file.policy, file.loaded.sets))
-    notes = [*foreseen, *not_in_force(file.policy)]
+    plan = compare(_in_force(pins), _snapshot(file.sources.files))
+    notes = [*foreseen, *not_in_force(file.policy), *exposed_secrets(file.sources)]
     if as_json:
         app.say_json({**plan.to_json(), "notes": notes})
         return
@@ -56,18 +59,22 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
 
 def _in_force(pins: Pins) -> Snapshot | None:
     """The policy in force, from the text that is pinned with it."""
-    from xdpfw.compiler.lower import lower
     from xdpfw.observe import metadata
     from xdpfw.observe.inforce import in_force
-    from xdpfw.plan import Snapshot
-    from xdpfw.policy.load import load
-    from xdpfw.policy.source import Sources
 
     number = in_force(pins)
     if number is None:
         return None
-    directory = pins.generation(number)
-    files = metadata.read_source(directory)
+    return _snapshot(metadata.read_source(pins.generation(number)))
+
+
+def _snapshot(files: Mapping[str, str]) -> Snapshot:
+    """The policy of these texts, its own file first: path to text, stand-ins in the place of secrets."""
+    from xdpfw.compiler.lower import lower
+    from xdpfw.plan import Snapshot
+    from xdpfw.policy.load import load
+    from xdpfw.policy.source import Sources
+
     loaded = load(next(iter(files)), Sources.from_bundle(files))
     return Snapshot(lower(loaded), loaded.sets)
 
@@ -81,7 +88,12 @@ def _print(app: App, plan: Plan) -> None:
     if plan.first:
         app.say("nothing is in force yet: everything is added")
     rows = []
-    for what, changes in (("interface", plan.interfaces), ("setting", plan.settings), ("rule", plan.rules)):
+    for what, changes in (
+        ("interface", plan.interfaces),
+        ("setting", plan.settings),
+        ("knock", plan.knocks),
+        ("rule", plan.rules),
+    ):
         for change in changes:
             before, after = change.before or "", change.after or ""
             both = f"{before}  =>  {after}" if before != after and before and after else after or before
