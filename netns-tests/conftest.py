@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.firewall import Firewall, firewall
+from tests.knock_host import KnockHost, knock_host
 from tests.topology import Namespace, Network, network
 from tests.wire import Wire, quiet
 from xdpfw.errors import KernelError
@@ -65,3 +66,10 @@ def make_wire(net: Network, make_firewall: Callable[[Namespace], Firewall]) -> I
 @pytest.fixture
 def wire(make_wire: Callable[..., Wire]) -> Wire:
     return make_wire("fw0")
+
+
+@pytest.fixture
+def knocker(net: Network, make_firewall: Callable[[Namespace], Firewall]) -> Iterator[KnockHost]:
+    client, home = net.namespace("client"), net.namespace("host")
+    with knock_host(net, make_firewall(home), client) as made:
+        yield made

@@ -26,7 +26,7 @@ from xdpfw.kernel.interface import InterfaceInfo, Link, Mode, attach, attached, 
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.program import Generation, Program, object_digest
-from xdpfw.observe import metadata, totals
+from xdpfw.observe import metadata, names, totals
 from xdpfw.observe.metadata import InterfaceMeta, KnockMeta, Metadata, RuleMeta, SetMeta
 
 Clock = Callable[[], float]
@@ -245,13 +245,15 @@ class Controller:
                 held.pin.unlink()
 
     def _retire(self, number: int, meta: Metadata) -> None:
-        """Hands the totals of the generations before on to the new one, and removes them."""
+        """Hands the totals and names of the generations before on to the new one, and removes them."""
         earlier = [n for n in self._pins.generations() if n < number]
         directory = self._pins.generation(number)
         if not totals.has_carried(directory):
             wait_for_programs()
             carried = totals.totals_up_to(self._pins, earlier[-1]).for_rules(meta) if earlier else totals.Totals()
             totals.pin_carried(directory, carried)
+        if earlier:
+            names.remember(self._pins, earlier)
         for n in earlier:
             self._pins.remove_generation(n)
         statekeeping.tidy(self._pins, meta, number)

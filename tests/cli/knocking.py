@@ -17,7 +17,6 @@ from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.ring import EventRecord
 from xdpfw.kernel.state import Grant, State, boot_ns, present_tai_offset_ns
 from xdpfw.observe import metadata
-from xdpfw.observe.events import state_directory
 from xdpfw.observe.metadata import META, KeyMeta, KnockMeta
 
 NS: Final = 1_000_000_000
@@ -69,6 +68,6 @@ def knocking(firewall: Firewall) -> Iterator[Knocking]:
         blob.pin(str(directory / META))
     with state_maps() as state:
         state.initialise((1, 2), present_tai_offset_ns())
-        state_directory(pins).mkdir(0o700)
-        state.pin(state_directory(pins))
+        pins.state.mkdir(0o700)
+        state.pin(pins.state)
         yield Knocking(firewall, state, pins)

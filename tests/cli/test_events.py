@@ -19,7 +19,6 @@ from tests.cli.test_in_force import Firewall, applied, firewall  # noqa: F401
 from xdpfw.kernel import abi
 from xdpfw.kernel.pins import remove_tree
 from xdpfw.kernel.state import boot_ns
-from xdpfw.observe.events import state_directory
 
 pytestmark = pytest.mark.needs("privileges", "data plane", "bpffs")
 
@@ -143,7 +142,7 @@ def test_follow_goes_on_with_the_state_of_another_policy(knocking: Knocking, fir
 
     def without() -> None:
         knocking.record(abi.EventKind.EVENT_STEP)
-        remove_tree(state_directory(knocking.pins))
+        remove_tree(knocking.pins.state)
 
     def again() -> None:
         found.append(setting.knocking(firewall))

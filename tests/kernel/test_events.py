@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from tests.kernel.state_maps import record_in_kernel, state_maps
 from xdpfw.kernel import abi
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.ring import EventRecord
-from xdpfw.kernel.state import Grant, State, boot_ns
-from xdpfw.observe import metadata
-from xdpfw.observe.events import Event, EventKind, EventStream, rfc3339, state_directory
+from xdpfw.kernel.state import STATE_MAPS, Grant, State, boot_ns
+from xdpfw.observe import metadata, names
+from xdpfw.observe.events import Event, EventKind, EventStream, rfc3339
 from xdpfw.observe.metadata import InterfaceMeta, KeyMeta, KnockMeta, Metadata, RuleMeta
 
 pytestmark = pytest.mark.needs("privileges", "libbpf", "mmapable arrays", "bpffs")
@@ -70,8 +71,8 @@ def pins(bpffs: Path) -> Pins:
 @pytest.fixture
 def state(pins: Pins) -> Iterator[State]:
     with state_maps(events=SLOTS, notes=SLOTS, progress=1) as made:
-        state_directory(pins).mkdir(0o700)
-        made.pin(state_directory(pins))
+        pins.state.mkdir(0o700)
+        made.pin(pins.state)
         yield made
 
 
@@ -430,6 +431,47 @@ def test_names_of_a_generation_that_goes_meanwhile_are_kept(pins: Pins, state: S
     assert [event.rule for event in stream.take()] == ["web"]
 
 
+def test_names_of_generations_that_were_replaced_are_remembered(pins: Pins, state: State) -> None:
+    for number in (2, 3):
+        pins.generation(number).mkdir()
+        renamed = dataclasses.replace(META, rules=(RuleMeta(f"rule-of-{number}", "pass", "", None, ()),))
+        metadata.pin(pins.generation(number), renamed, {})
+    names.remember(pins, [1])
+    names.remember(pins, [2])
+    names.remember(pins, [])
+    for number in (1, 2):
+        pins.remove_generation(number)
+    for number in (1, 2, 3):
+        record_in_kernel(state, happened(abi.EventKind.EVENT_RULE, number, generation=number))
+    record_in_kernel(state, grant(boot_ns(), 10))
+    with EventStream(pins) as stream:
+        *rules, granted = stream.take()
+    assert [(event.rule, event.interface) for event in rules] == [
+        ("web", "eth1"),
+        ("rule-of-2", "eth1"),
+        ("rule-of-3", "eth1"),
+    ]
+    assert (granted.knock, granted.services) == ("ssh", ("22/tcp", "443/tcp"))
+    assert {path.name for path in pins.state.iterdir()} == {*STATE_MAPS, names.NAMES}
+
+
+def test_only_so_many_generations_are_remembered(pins: Pins, state: State) -> None:
+    numbers = range(1, names.MOST_REMEMBERED + 3)
+    for number in numbers:
+        if number > 1:
+            pins.generation(number).mkdir()
+            metadata.pin(pins.generation(number), META, {})
+        names.remember(pins, [number])
+        pins.remove_generation(number)
+    known = names.Names(pins)
+    assert [number for number in numbers if known.rule(0, number) == "web"] == [*numbers][2:]
+
+
+def test_without_state_there_is_nothing_to_remember(pins: Pins) -> None:
+    names.remember(pins, [1])
+    assert not pins.state.exists()
+
+
 def test_kinds_of_a_later_xdpfw_are_passed_over(state: State, stream: EventStream) -> None:
     record_in_kernel(state, EventRecord(kind=200))
     record_in_kernel(state, happened(abi.EventKind.EVENT_STEP, 1))
@@ -438,13 +480,13 @@ def test_kinds_of_a_later_xdpfw_are_passed_over(state: State, stream: EventStrea
 
 def test_a_stream_knows_when_the_firewall_was_detached(pins: Pins, state: State, stream: EventStream) -> None:
     assert not stream.is_gone
-    shutil.rmtree(state_directory(pins))
+    shutil.rmtree(pins.state)
     assert stream.is_gone
     record_in_kernel(state, happened(abi.EventKind.EVENT_STEP, 1))
     assert kinds(stream.take()) == ["knock-step"]  # of before
-    state_directory(pins).mkdir()
+    pins.state.mkdir()
     with state_maps(progress=1) as other:
-        other.pin(state_directory(pins))
+        other.pin(pins.state)
         assert stream.is_gone
 
 

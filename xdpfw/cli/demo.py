@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,8 @@ interfaces:
 default: drop
 sets:
   blocked: {type: prefix, elements: [192.0.2.66, 198.51.100.0/24]}
+knocks:
+  ssh: {sequence: [7000/tcp, 9000/udp, 8000/tcp], opens: [22/tcp], for: 30s}
 rules:
   - {name: blocklist, match: {src: "@blocked"}, action: drop}
   - {name: web, match: {proto: tcp, dport: 80}, action: pass}
@@ -45,7 +47,15 @@ rules:
 tests:
   - {packet: "tcp 192.0.2.2:40000 > 192.0.2.1:80 S", expect: pass, rule: web}
   - {packet: "tcp 192.0.2.66:40000 > 192.0.2.1:80 S", expect: drop, rule: blocklist}
-  - {packet: "tcp 192.0.2.2:40000 > 192.0.2.1:22 S", expect: drop}
+  - name: the knock opens SSH
+    steps:
+      - {packet: "tcp 192.0.2.2:40000 > 192.0.2.1:22 S", expect: drop}
+      - {packet: "tcp 192.0.2.2:40000 > 192.0.2.1:7000 S", expect: drop}
+      - {packet: "udp 192.0.2.2:40000 > 192.0.2.1:9000", expect: drop}
+      - {packet: "tcp 192.0.2.2:40000 > 192.0.2.1:8000 S", expect: drop}
+      - {packet: "tcp 192.0.2.2:40000 > 192.0.2.1:22 S", expect: pass}
+      - {wait: 31s}
+      - {packet: "tcp 192.0.2.2:40000 > 192.0.2.1:22 S", expect: drop}
 """
 
 HOST: Final = ("192.0.2.1", "2001:db8::1")
@@ -54,6 +64,8 @@ BLOCKED: Final = "192.0.2.66"
 WEB: Final = 80
 SSH: Final = 22
 DNS: Final = 53
+KNOCK: Final = ("7000/tcp", "9000/udp", "8000/tcp")
+KNOCK_DELAY_S: Final = 0.02
 TIMEOUT_S: Final = 0.5
 IFA_F_NODAD: Final = 0x02
 """IPv6 addresses work at once, without duplicate address detection (linux/if_addr.h)."""
@@ -80,7 +92,7 @@ class Network:
 @json_option
 @click.pass_obj
 def command(app: App, as_json: bool) -> int:
-    """Build two network namespaces, put a policy in force between them, send traffic, show the statistics.
+    """Build two network namespaces, put a policy in force between them, send traffic and knocks, show the statistics.
 
     Takes root and some seconds; nothing of it is left behind. Exit status 1 if traffic met something else than the
     policy says.
@@ -113,6 +125,8 @@ def command(app: App, as_json: bool) -> int:
             from xdpfw.cli.stats import Sample, print_view
 
             print_view(app, "rule", Sample(app.clock(), statistics))
+        tell.step("xdpfw events: what the knocks did.")
+        tell.events(pins)
     ok = all(answered == attempt.allowed for attempt, answered in results)
     if as_json:
         traffic = [
@@ -139,6 +153,16 @@ class _Teller:
         for line in details.splitlines():
             self.app.say(f"     {line}")
         self.app.stdout.flush()
+
+    def events(self, pins: Pins) -> None:
+        from xdpfw.cli.events import event_line
+        from xdpfw.observe.events import EventStream
+
+        if self.quiet:
+            return
+        with EventStream(pins) as stream:
+            for event in stream.take():
+                self.app.say(f"     {event_line(event)}")
 
     def results(self, results: list[tuple[Attempt, bool]]) -> None:
         from xdpfw.cli.output import Column, print_table
@@ -263,8 +287,10 @@ def _attempts(network: Network) -> Iterator[list[Attempt]]:
             Attempt("TCP to port 80, over IPv6", True, from_client(_greeted, web6, HOST[1], WEB, CLIENT[1])),
             Attempt("TCP to port 80, by a blocked address", False, from_client(_greeted, web4, HOST[0], WEB, BLOCKED)),
             Attempt("ping", True, from_client(_pinged, HOST[0])),
-            Attempt("TCP to port 22, SSH", False, from_client(_greeted, ssh, HOST[0], SSH, CLIENT[0])),
             Attempt("UDP to port 53, DNS", False, from_client(_reached, dns, HOST[0], DNS)),
+            Attempt("TCP to port 22, SSH", False, from_client(_greeted, ssh, HOST[0], SSH, CLIENT[0])),
+            Attempt("the same after a wrong knock", False, from_client(_let_in, KNOCK[::-1], ssh)),
+            Attempt("the same after the right knock", True, from_client(_let_in, KNOCK, ssh)),
         ]
 
 
@@ -282,6 +308,14 @@ def _greeted(server: socket.socket, host: str, port: int, source: str) -> bool:
             return client.recv(16) == b"welcome"
     except TimeoutError:
         return False
+
+
+def _let_in(steps: Sequence[str], server: socket.socket) -> bool:
+    """Whether SSH answers whoever has knocked so."""
+    from xdpfw.knock.client import knock
+
+    knock(HOST[0], steps, delay_s=KNOCK_DELAY_S)
+    return _greeted(server, HOST[0], SSH, CLIENT[0])
 
 
 def _reached(server: socket.socket, host: str, port: int) -> bool:

@@ -119,7 +119,7 @@ def _tell(app: App, events: list[Event], as_json: bool) -> None:
         if as_json:
             app.say_json(event.to_json(), one_line=True)
         else:
-            app.say(_line(event), colour=_COLOURS.get(event.event))
+            app.say(event_line(event), colour=_COLOURS.get(event.event))
     app.stdout.flush()
 
 
@@ -149,7 +149,7 @@ def _were(count: int) -> str:
     return "was" if count == 1 else "were"
 
 
-def _line(event: Event) -> str:
+def event_line(event: Event) -> str:
     """``2026-11-21 15:26:26.123  grant  198.51.100.7  ssh: 22/tcp until 15:26:56``."""
     words = [_date(event.time), f"{event.event:<13}", event.source or "-"]
     what = _what(event)

@@ -37,9 +37,8 @@ def check_in_force(pins: Pins) -> int:
 def open_state(pins: Pins) -> Iterator[State | None]:
     """The maps that outlive generations; None where no policy has needed them yet. Raises KernelError."""
     from xdpfw.kernel.state import State
-    from xdpfw.observe.events import state_directory
 
-    directory = state_directory(pins)
+    directory = pins.state
     if not directory.exists():
         yield None
         return

@@ -135,7 +135,7 @@ class EventStream:
 
         Raises FileNotFoundError where the instance has no state, KernelError.
         """
-        directory = state_directory(pins)
+        directory = pins.state
         self._pin = directory / "events"
         self._since_ns = since_ns
         with contextlib.ExitStack() as opened:
@@ -298,11 +298,6 @@ class EventStream:
 
     def _wall(self, time_ns: int) -> int:
         return time_ns + self._offset_ns
-
-
-def state_directory(pins: Pins) -> Path:
-    """Where the maps are pinned that outlive generations."""
-    return pins.root / "state"
 
 
 def _inode(path: Path) -> int:

@@ -14,7 +14,7 @@ from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import FillLevel, Generation
 from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe import metadata
-from xdpfw.observe.events import rfc3339, state_directory
+from xdpfw.observe.events import rfc3339
 from xdpfw.observe.inforce import in_force, running
 from xdpfw.observe.metadata import Metadata, SetMeta
 from xdpfw.observe.names import address_text
@@ -108,8 +108,8 @@ class Status:
             fill = generation.fill_levels()
             memory = generation.memory_bytes
         knocking = None
-        if state_directory(pins).exists():
-            with State.open(state_directory(pins)) as state:
+        if pins.state.exists():
+            with State.open(pins.state) as state:
                 knocking = KnockStatus.read(state)
                 memory += state.memory_bytes
             fill["grants"] = knocking.grants
