@@ -120,6 +120,11 @@ def test_the_client_in_python(family: int, client_file: Path, tmp_path: Path) ->
         assert accepted(listening.recv(2048), client_file, LOOPBACK[family])
 
 
+def test_the_readme_has_the_same_script() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"```bash\n{blocks('bash')[0]}```\n" in readme
+
+
 def test_the_client_by_openssl_and_nc(client_file: Path, tmp_path: Path) -> None:
     (program,) = blocks("bash")
     script = tmp_path / "spa.sh"
