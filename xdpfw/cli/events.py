@@ -162,11 +162,12 @@ def _what(event: Event) -> str:
     knock = event.knock or "(removed knock)"
     services = ", ".join(event.services or ()) or "all that it opens"
     key = f", key {event.key or event.key_id}" if event.key_id else ""
+    way = "close, " if event.closes else ""
     match event.event.value:
         case "knock-step":
-            return f"{knock}: step {event.step} of {event.steps}, {_packet(event)}"
+            return f"{knock}: {way}step {event.step} of {event.steps}, {_packet(event)}"
         case "knock-reset":
-            return f"{knock}: given up behind step {event.step} of {event.steps}, {_packet(event)}"
+            return f"{knock}: {way}given up behind step {event.step} of {event.steps}, {_packet(event)}"
         case "grant":
             assert event.until is not None
             return f"{knock}: {services} until {_clock(event.until)}{key}"

@@ -87,6 +87,7 @@ class Event:
     source: str | None = None  # of grants, the prefix that they are for
     step: int | None = None
     steps: int | None = None
+    closes: bool | None = None  # the steps are those that end the grant
     services: tuple[str, ...] | None = None
     service: int | None = None  # that an SPA message asked for, in the knock's order
     until: int | None = None
@@ -256,7 +257,7 @@ class EventStream:
         else:
             members["knock"] = knock and knock.name
         if kind in (EventKind.KNOCK_STEP, EventKind.KNOCK_RESET):
-            members |= {"step": record.step, "steps": record.steps}
+            members |= {"step": record.step, "steps": record.steps, "closes": bool(record.detail) or None}
         if kind is EventKind.SPA_FAILURE:
             members["failure"] = abi.reason_name(record.detail).removeprefix(_SPA_REASON)
         if kind in _GRANTS or kind is EventKind.SPA_FAILURE:
