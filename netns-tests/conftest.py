@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.firewall import Firewall, firewall
-from tests.knock_host import KnockHost, knock_host
+from tests.knock_host import KnockHost, open_knock_host
 from tests.topology import Namespace, Network, network
 from tests.wire import Wire, quiet
 from xdpfw.errors import KernelError
@@ -69,7 +69,7 @@ def wire(make_wire: Callable[..., Wire]) -> Wire:
 
 
 @pytest.fixture
-def knocker(net: Network, make_firewall: Callable[[Namespace], Firewall]) -> Iterator[KnockHost]:
+def knock_host(net: Network, make_firewall: Callable[[Namespace], Firewall]) -> Iterator[KnockHost]:
     client, home = net.namespace("client"), net.namespace("host")
-    with knock_host(net, make_firewall(home), client) as made:
+    with open_knock_host(net, make_firewall(home), client) as made:
         yield made
