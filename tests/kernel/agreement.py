@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A policy in the kernel beside the reference: every frame through both, and every counter at the end."""
+"""A policy in the kernel beside the reference: every frame through both; counters, events and grants at the end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 
+from tests.kernel.told import Told
 from tests.policies import INTERFACES
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
+from xdpfw.compiler.knocks import fingerprint, identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
 from xdpfw.packet.notation import describe, parse_packet
@@ -34,6 +36,10 @@ class Agreement:
     now: Instant = START
     left: bytes = b""  # the last frame, as it left the program
     views: tuple[str, ...] = ("packets", "bytes")  # that check_counters looks at
+    told: Told = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.told = Told(self.policy)
 
     def run(self, packet: bytes | str, interface: int | None = 0) -> Decision:
         """Decides a frame, or a packet in the notation. Returns what both say."""
@@ -49,6 +55,7 @@ class Agreement:
         wanted = (str(expected.verdict), expected.reason, expected.rule, self._changed(frame, expected))
         assert found == wanted, self._report(frame, interface, found, wanted)
         self._note(frame, interface, expected)
+        self.told.add(frame, interface, expected, self.memory, self.now)
         self.left = outcome.frame
         return expected
 
@@ -75,6 +82,22 @@ class Agreement:
         for view in self.views:
             counted: Tally[tuple[str, str | int]] = getattr(self, view)
             assert {key: getattr(c, view) for key, c in found.items() if getattr(c, view)} == +counted, view
+
+    def check_knocks(self) -> None:
+        """Every event, every count of a knock, every grant and last time is what the reference has."""
+        state = self.generation.state
+        if state is None or self.execute is not None:
+            return
+        with state.kernel_ring() as ring:
+            found, _, lost = ring.read(ring.oldest)
+        assert (found, lost) == (self.told.records[-abi.Limit.EVENT_SLOTS :], 0)
+        assert {kind: count for kind, count in state.suppressed().items() if count} == self.told.suppressed()
+        assert self.generation.knock_counters() == self.told.counters()
+        grants = {grant[:6]: (grant.until_ns, grant.key, grant.key_number) for grant in state.list_grants()}
+        assert grants == dict(_as_kept(self.memory))
+        times = {time.fingerprint: time.last_wall_ns for time in state.list_spa_times() if time.last_wall_ns}
+        wanted = {fingerprint(key): last for key, last in self.memory.spa_last_wall_ns.items() if last}
+        assert times == wanted
 
     def counted(self, rule: str) -> int:
         """Packets that the kernel has counted for a rule."""
@@ -125,9 +148,17 @@ def _conditions(match: ir.Match | None) -> str:
     return f"Match({', '.join(f'{name}={value!r}' for name, value in found if value is not None)})"
 
 
+def _as_kept(memory: Memory) -> Iterator[tuple[tuple[int, ...], tuple[int, int, int]]]:
+    """Grants as the kernel's map has them: by family, prefix, its bits, knock, protocol and port."""
+    for key, grant in memory.grants.items():
+        where = (int(key.family), key.prefix, key.prefix_bits, identity(key.knock), *key.service)
+        by = (fingerprint(grant.key.key), grant.key.number) if grant.key else (0, 0)
+        yield where, (grant.until_ns, *by)
+
+
 @contextlib.contextmanager
 def agreement(policy: ir.Policy) -> Iterator[Agreement]:
-    """Loads the policy; checks all counters at the end. Redirects go to ``lo``."""
+    """Loads the policy; checks all counters and what is kept of knocks at the end. Redirects go to ``lo``."""
     image = compile_policy(policy)
     ifindexes = [FIRST_IFINDEX + index for index in range(len(INTERFACES))]
     targets = [LOOPBACK] * len(image.targets)
@@ -135,3 +166,4 @@ def agreement(policy: ir.Policy) -> Iterator[Agreement]:
         both = Agreement(policy, generation)
         yield both
         both.check_counters()
+        both.check_knocks()
