@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.cli import knocking as setting
 from tests.cli.conftest import Ran
 from tests.cli.imports import SLOW_IMPORTS, imported
 from tests.cli.knocking import ADMIN, NS, SSH, Knocking
+from tests.cli.test_command_line import ENTRY
 from tests.cli.test_in_force import Firewall, applied, firewall  # noqa: F401
 from xdpfw.kernel import abi
 from xdpfw.kernel.pins import remove_tree
@@ -177,6 +180,43 @@ def test_where_nothing_is_in_force_there_are_no_events(firewall: Firewall, optio
     ran = firewall("events", *option)
     assert (ran.status, ran.out) == (1, "")
     assert ran.err == f"xdpfw: instance {firewall.instance} has no firewall in force (xdpfw apply RULES)\n"
+
+
+@pytest.fixture
+def follower(knocking: Knocking) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that follows, and has told one event."""
+    knocking.record(abi.EventKind.EVENT_STEP)
+    arguments = ["events", "--follow", "--json", "--instance", knocking.firewall.instance]
+    process = subprocess.Popen([*ENTRY, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout
+        assert json.loads(process.stdout.readline())["event"] == "knock-step"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_ends_it_cleanly(follower: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    follower.send_signal(number)
+    assert (follower.communicate(timeout=30), follower.returncode) == ((b"", b""), 0)
+
+
+def test_it_ends_with_its_reader(knocking: Knocking, follower: subprocess.Popen[bytes]) -> None:
+    assert follower.stdout
+    assert follower.stderr
+    follower.stdout.close()
+    knocking.record(abi.EventKind.EVENT_RESET)
+    assert (follower.wait(timeout=30), follower.stderr.read()) == (141, b"")
+
+
+def test_several_follow_at_once(knocking: Knocking, follower: subprocess.Popen[bytes]) -> None:
+    knocking.record(abi.EventKind.EVENT_RESET)
+    ran = knocking("events", "--follow", "--json", sleep=script())
+    assert [event["event"] for event in json_lines(ran)] == ["knock-step", "knock-reset"]
+    assert follower.stdout
+    assert json.loads(follower.stdout.readline())["event"] == "knock-reset"
 
 
 @pytest.mark.parametrize("command", ["events", "grants"])

@@ -17,7 +17,7 @@ from tests.kernel.conftest import Pair, ip
 pytestmark = pytest.mark.needs("privileges", "data plane", "bpffs")
 
 
-@pytest.mark.parametrize("command", ["detach", "status", "stats"])
+@pytest.mark.parametrize("command", ["detach", "status", "stats", "grants", "events"])
 def test_without_root_it_says_what_it_takes(
     firewall: Firewall, applied: Path, unprivileged: None, command: str
 ) -> None:
@@ -27,14 +27,14 @@ def test_without_root_it_says_what_it_takes(
 
 
 @pytest.mark.parametrize("option", ["--netns", "--instance"])
-@pytest.mark.parametrize("command", ["apply", "plan", "status", "stats", "detach"])
+@pytest.mark.parametrize("command", ["apply", "plan", "status", "stats", "grants", "events", "detach"])
 def test_an_empty_name_is_refused(run: Run, policy: Path, command: str, option: str) -> None:
     ran = run(command, *([policy] if command in ("apply", "plan") else []), option, "")
     assert ran.status == 2
     assert f"Invalid value for '{option}': a name is expected, and this is empty" in ran.err
 
 
-@pytest.mark.parametrize("command", ["apply", "plan", "status", "stats", "detach"])
+@pytest.mark.parametrize("command", ["apply", "plan", "status", "stats", "grants", "events", "detach"])
 def test_a_namespace_that_is_not_there_is_named_with_those_that_are(
     run: Run, veth: Pair, write: Callable[[str], Path], command: str
 ) -> None:
