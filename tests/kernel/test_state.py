@@ -154,6 +154,12 @@ def test_a_grant_ends_before_its_time_is_up_and_not_at_it() -> None:
     assert (grant.is_live(99), grant.is_live(100)) == (True, False)
 
 
+def test_live_grants_are_counted(state: State) -> None:
+    for port, until_ns in ((1, 99), (2, 100), (3, 101), (4, 1 << 63)):
+        state.put_grant(Grant(IPV4, SOURCE_V4, 32, KNOCK, 6, port, until_ns, granted_ns=50))
+    assert state.count_grants(100) == sum(grant.is_live(100) for grant in state.list_grants()) == 2
+
+
 def test_a_grant_is_deleted_even_if_it_was_extended(state: State) -> None:
     seen = Grant(IPV6, SOURCE_V6, 128, KNOCK, 6, 22, until_ns=100, granted_ns=50)
     other = seen._replace(port=443)

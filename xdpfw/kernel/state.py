@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import mmap
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,11 @@ class State:
     def list_grants(self) -> list[Grant]:
         """All entries, those that have expired and are not swept yet among them, in no order."""
         return [_grant(key, value) for key, value in self.grants.items()]
+
+    def count_grants(self, now_ns: int) -> int:
+        """How many entries are live; quicker than a list of them."""
+        until = slice(start := abi.offset_of("grant", "until_ns"), start + 8)
+        return sum(int.from_bytes(value[until], sys.byteorder) > now_ns for _, value in self.grants.items())
 
     def put_grant(self, grant: Grant) -> None:
         """Raises KernelError, with E2BIG where the map is full."""

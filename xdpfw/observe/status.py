@@ -55,7 +55,6 @@ class KnockStatus:
     @classmethod
     def read(cls, state: State) -> KnockStatus:
         now_ns = boot_ns()
-        live = sum(grant.is_live(now_ns) for grant in state.list_grants())
         failures = (
             FailureStatus(
                 address_text(each.family, each.prefix, _PREFIX_BITS[each.family]), each.packets, each.last_wall_ns
@@ -63,7 +62,7 @@ class KnockStatus:
             for each in state.list_spa_failures()[:FAILURES_SHOWN]
         )
         return cls(
-            grants=FillLevel(live, state.grants.max_entries),
+            grants=FillLevel(state.count_grants(now_ns), state.grants.max_entries),
             refused=state.read_shared().grants_refused,
             half_done=state.half_done(now_ns),
             failures=tuple(failures),
