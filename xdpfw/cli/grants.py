@@ -42,16 +42,16 @@ def command(context: click.Context, netns: str | None, instance: str | None, as_
     JSON: {"grants": [{"source", "knock", "knock_id", "services", "until", "remaining_s", "key", "key_id"}], "capacity",
     "refused"}.
     """
-    from xdpfw.cli.inforce import check_in_force, refresh_clock
+    from xdpfw.cli.inforce import read_in_force, refresh_clock
 
     app: App = context.obj
     if context.invoked_subcommand is not None:
         context.meta[__name__] = (netns, instance, as_json)
         return
     pins = app.pins(instance, netns)
-    number = check_in_force(pins)
+    _, meta = read_in_force(pins)
     refresh_clock(pins)
-    held, facts = _read(pins, number)
+    held, facts = _read(pins, meta)
     if as_json:
         app.say_json({"grants": [grant.to_json() for grant in held], **facts})
         return
@@ -110,12 +110,10 @@ def revoke(
     return 0 if revoked else 1
 
 
-def _read(pins: Pins, number: int) -> tuple[list[HeldGrant], dict[str, int]]:
+def _read(pins: Pins, meta: Metadata) -> tuple[list[HeldGrant], dict[str, int]]:
     """The live grants; the map's capacity, and how many grants it had no room for."""
     from xdpfw.cli.inforce import open_state
-    from xdpfw.observe import metadata
 
-    meta = metadata.read(pins.generation(number))
     with open_state(pins) as state:
         if state is None:
             return [], {"capacity": 0, "refused": 0}
@@ -134,15 +132,13 @@ def _held(state: State, meta: Metadata) -> list[HeldGrant]:
 def _revoke(
     pins: Pins, prefixes: list[IPv4Network | IPv6Network], knock: str | None, key: str | None
 ) -> list[HeldGrant]:
-    from xdpfw.cli.inforce import check_in_force, open_state
+    from xdpfw.cli.inforce import check_in_force, open_state, read_in_force
     from xdpfw.errors import UsageError
     from xdpfw.kernel import abi
-    from xdpfw.observe import metadata
 
     check_in_force(pins)
     with pins.lock():
-        number = check_in_force(pins)
-        meta = metadata.read(pins.generation(number))
+        number, meta = read_in_force(pins)
         knocks = {each.name for each in meta.knocks}
         keys = {each.name for found in meta.knocks for each in found.keys}
         for option, name, known in (("--knock", knock, knocks), ("--key", key, keys)):

@@ -7,11 +7,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xdpfw.errors import XdpfwError
+from xdpfw.errors import KernelError, XdpfwError
 
 if TYPE_CHECKING:
     from xdpfw.kernel.pins import Pins
     from xdpfw.kernel.state import State
+    from xdpfw.observe.metadata import Metadata
 
 
 class NothingInForceError(XdpfwError):
@@ -31,6 +32,22 @@ def check_in_force(pins: Pins) -> int:
     if number is None:
         raise NothingInForceError(pins)
     return number
+
+
+def read_in_force(pins: Pins, tries: int = 5) -> tuple[int, Metadata]:
+    """The number of the generation in force, and what it was made from. Raises NothingInForceError, KernelError."""
+    from xdpfw.observe import metadata
+
+    while True:
+        numbers = pins.generations()
+        try:
+            number = check_in_force(pins)
+            return number, metadata.read(pins.generation(number))
+        except KernelError:
+            # A switch that ended between two of these reads has removed the generation before.
+            tries -= 1
+            if not tries or pins.generations() == numbers:
+                raise
 
 
 @contextlib.contextmanager
