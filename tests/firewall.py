@@ -158,6 +158,12 @@ class Firewall:
         assert statistics
         return statistics.reasons[name].packets
 
+    def reasons(self) -> dict[str, int]:
+        """Packets by the reason that they were decided for, ``rule`` being one."""
+        statistics = Statistics.read(self.pins)
+        assert statistics
+        return {name: counter.packets for name, counter in statistics.reasons.items()}
+
     def seen(self) -> int:
         """All packets that the program saw; quick, for polling."""
         statistics = Statistics.read(self.pins)

@@ -47,6 +47,7 @@ MORE_FRAGMENTS: Final = 0x2000
 """Of IPv4; that of IPv6 is bit 0."""
 
 SYN: Final = 0x02
+ACK: Final = 0x10
 
 
 def ethernet(

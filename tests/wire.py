@@ -48,6 +48,13 @@ class Wire:
                 assert self.sockets[interface].send(frame) == len(frame)
             self.firewall.wait_for_packets(before + start + len(batch))
 
+    def decide(self, frame: bytes, interface: int = 0) -> str:
+        """Sends a frame, and tells the reason that it was decided for: ``rule``, ``default``, ``knock.step``..."""
+        before = self.firewall.reasons()
+        self.send([frame], interface)
+        (reason,) = [name for name, packets in self.firewall.reasons().items() if packets > before[name]]
+        return reason
+
 
 def quiet(net: Network, *names: str, mtu: int = 1500) -> tuple[Namespace, Namespace, tuple[socket.socket, ...]]:
     """Sender, home, and the sender's sockets: a pair for each of home's interfaces."""
