@@ -236,3 +236,9 @@ def test_rules_that_ask_for_knocks_cover_what_they_ask_for_alone() -> None:
     )
     found = {each.rule.name: each.covered_by for each in never_reached(policy(SPEC, other, rules=rules))}
     assert found == {"r2": ("r0",), "r4": ("r0", "r3"), "r7": ("r6",)}
+
+
+def test_a_rule_passes_nothing_of_what_it_excepts() -> None:
+    assert lints(SPEC, rules=("match: {}, except: {proto: [tcp, udp]}, action: pass",)) == []
+    (found,) = {kind for kind, _, _ in lints(SPEC, rules=("match: {}, except: {proto: udp}, action: pass",))}
+    assert found == "step-passed"

@@ -11,8 +11,7 @@ from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
 from xdpfw.kernel.pins import Pins, remove_tree
 from xdpfw.kernel.program import Generation, Image
-from xdpfw.kernel.ring import EventRecord
-from xdpfw.kernel.state import Grant, SpaTime, State, boot_ns, present_tai_offset_ns
+from xdpfw.kernel.state import SpaTime, State, present_tai_offset_ns
 from xdpfw.observe.metadata import Metadata
 
 
@@ -77,33 +76,11 @@ def tidy(pins: Pins, meta: Metadata, generation: int) -> None:
     with State.open(pins.state) as state:
         keys = {key.fingerprint for knock in meta.knocks for key in knock.keys}
         knocks = {knock.id for knock in meta.knocks}
-        now = boot_ns()
-        ended: dict[tuple[int, int, int, int, abi.GrantEnd], Grant] = {}
-        for grant in state.list_grants():
-            if grant.knock not in knocks:
-                cause = abi.GrantEnd.KNOCK_REMOVED
-            elif grant.key and grant.key not in keys:
-                cause = abi.GrantEnd.KEY_REMOVED
-            else:
-                continue
-            if state.delete_grant(grant) and grant.is_live(now):
-                ended.setdefault((grant.family, grant.source, grant.prefix_bits, grant.knock, cause), grant)
-        for (*_, cause), grant in ended.items():
-            state.add_note(_ending(grant, cause, now, generation))
+        grants = state.list_grants()
+        gone = [grant for grant in grants if grant.knock not in knocks]
+        state.end_grants(gone, abi.GrantEnd.KNOCK_REMOVED, generation)
+        unkeyed = [grant for grant in grants if grant.knock in knocks and grant.key and grant.key not in keys]
+        state.end_grants(unkeyed, abi.GrantEnd.KEY_REMOVED, generation)
         for slot, found in enumerate(state.list_spa_times()):
             if found.fingerprint and found.fingerprint not in keys:
                 state.write_spa_time(slot, SpaTime(0, 0))
-
-
-def _ending(grant: Grant, cause: abi.GrantEnd, now_ns: int, generation: int) -> EventRecord:
-    return EventRecord(
-        kind=abi.EventKind.EVENT_GRANT_END,
-        time_ns=now_ns,
-        generation=generation,
-        family=grant.family,
-        source=grant.source,
-        prefix_bits=grant.prefix_bits,
-        knock=grant.knock,
-        key_number=grant.key_number,
-        detail=cause,
-    )

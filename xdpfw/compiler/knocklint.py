@@ -216,7 +216,9 @@ class _Steps:
                     continue
                 asked = self.regions.asked(rule.match) if asked is None else asked
                 region = self.targets[number].region
-                takes_all = all(field in region and is_within(region[field], values) for field, values in asked.items())
+                if rule.unless is not None and _is_all_in(region, self.regions.asked(rule.unless)):
+                    continue
+                takes_all = _is_all_in(region, asked)
                 if rule.action.kind in _PASSING and (
                     takes_all
                     or ((rule.match.dport or rule.match.icmp) and _overlap(region, self.regions.implied(asked)))
@@ -237,6 +239,11 @@ class _Steps:
                 target = self.targets[by_end[at]]
                 if target.protocol in (TCP, UDP) and target.ports.low <= high:
                     yield by_end[at]
+
+
+def _is_all_in(region: Region, asked: Region) -> bool:
+    """Whether all packets of a region meet what is asked."""
+    return all(field in region and is_within(region[field], values) for field, values in asked.items())
 
 
 def _overlap(one: Region, other: Region) -> bool:
