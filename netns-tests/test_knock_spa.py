@@ -19,40 +19,30 @@ from pathlib import Path
 import pytest
 
 from tests import frames
-from tests.firewall import Firewall, policy
+from tests.firewall import policy
 from tests.knock_host import (
+    ADMIN,
     CLIENT_V4,
     CLIENT_V6,
     SECOND_V4,
+    SPA_KNOCK,
+    SPA_PORT,
     STEPS,
     V4,
     V6,
-    XDPFW,
     KnockHost,
+    make_key,
     needs,
     ssh_knock,
 )
-from tests.topology import TIME_SCALE, run, wait_for
+from tests.topology import TIME_SCALE, Network, wait_for
 from tests.wire import Wire
 from xdpfw.knock.keys import ClientHalf, parse_client_half
 from xdpfw.knock.spa import MESSAGE_BYTES, Message, source_bytes
 
-PORT = 62201
 HOUR_NS = 3600 * 10**9
-KNOCKS = (
-    f"knocks:\n  admin: {{spa: {{port: {PORT}, keys: admin.keys, window: 60s}}, opens: [22/tcp, 443/tcp], for: 5m}}\n"
-)
-ADMIN = policy(extra=KNOCKS)
 DOCUMENT = (Path(__file__).resolve().parents[1] / "docs" / "knocking.md").read_text(encoding="utf-8")
 FAMILIES = {"v4": (V4, CLIENT_V4), "v6": (V6, CLIENT_V6)}
-
-
-def make_key(firewall: Firewall, name: str, *options: str) -> Path:
-    """A key of this name; the client half's path. The server half is where the policy looks for it."""
-    client_file = firewall.directory / f"{name}.key"
-    halves = ("--server-file", firewall.directory / "admin.keys", "--client-file", client_file)
-    run(*XDPFW, "keygen", name, *halves, "--port", str(PORT), *options)
-    return client_file
 
 
 def half_of(path: Path) -> ClientHalf:
@@ -68,16 +58,16 @@ def laptop(knock_host: KnockHost) -> Path:
 
 
 @contextlib.contextmanager
-def captured(knock_host: KnockHost) -> Iterator[list[bytes]]:
+def captured(knock_host: KnockHost, interface: str = "eth0") -> Iterator[list[bytes]]:
     """The messages that the client sends in this context, as whole frames."""
     found: list[bytes] = []
-    with knock_host.client.raw("eth0") as tap:
+    with knock_host.client.raw(interface) as tap:
         yield found
         tap.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
                 frame = tap.recv(2048)
-                if len(frame) > MESSAGE_BYTES and frame[-MESSAGE_BYTES - 6 :][:2] == PORT.to_bytes(2, "big"):
+                if len(frame) > MESSAGE_BYTES and frame[-MESSAGE_BYTES - 6 :][:2] == SPA_PORT.to_bytes(2, "big"):
                     found.append(frame)
 
 
@@ -133,7 +123,7 @@ def test_the_recipe_with_openssl_and_nc(knock_host: KnockHost, laptop: Path, tmp
     (recipe,) = re.findall(r"(?ms)^```bash\n(.*?)^```$", DOCUMENT)
     script = tmp_path / "spa.sh"
     script.write_text(recipe, encoding="utf-8")
-    knock_host.client.run("bash", script, laptop, V4, str(PORT), CLIENT_V4)
+    knock_host.client.run("bash", script, laptop, V4, str(SPA_PORT), CLIENT_V4)
     assert knock_host.opened()
     assert knock_host.firewall.reason("knock.spa_accepted") == 1
 
@@ -143,7 +133,7 @@ def test_the_client_in_python(knock_host: KnockHost, laptop: Path, tmp_path: Pat
     (program,) = (text for text in re.findall(r"(?ms)^```python\n(.*?)^```$", DOCUMENT) if "hashlib" in text)
     script = tmp_path / "spa.py"
     script.write_text(program, encoding="utf-8")
-    knock_host.client.run(sys.executable, script, laptop, address, str(PORT))
+    knock_host.client.run(sys.executable, script, laptop, address, str(SPA_PORT))
     assert knock_host.opened(address)
 
 
@@ -164,7 +154,7 @@ def test_what_is_caught_on_the_wire_and_sent_again(knock_host: KnockHost, laptop
     (after,) = knock_host.grants()
     assert after["until"][:-5] == before["until"][:-5]
     knock_host.firewall.command("grants", "revoke", "--all")
-    for text in (policy("{name: web, match: {proto: tcp, dport: 80}, action: pass}", extra=KNOCKS), ADMIN):
+    for text in (policy("{name: web, match: {proto: tcp, dport: 80}, action: pass}", extra=SPA_KNOCK), ADMIN):
         assert send(knock_host, frame) == "knock.spa_replayed"
         command = knock_host.firewall.start_apply(text)
         command.wait(0.1)
@@ -178,14 +168,14 @@ def test_what_is_caught_on_the_wire_and_sent_again(knock_host: KnockHost, laptop
     assert not knock_host.opened()
 
 
-def test_what_is_caught_and_never_arrived(knock_host: KnockHost, laptop: Path) -> None:
+def test_what_is_caught_and_never_arrived(knock_host: KnockHost, laptop: Path, net: Network) -> None:
     """Whoever keeps a message from arriving cannot use it from another address, and its sender loses nothing."""
-    knock_host.host.ip("link", "set", "fw0", "down")
-    knock_host.client.ip("neighbour", "replace", V4, "lladdr", knock_host.host.mac("fw0"), "dev", "eth0")
-    with captured(knock_host) as caught:
+    net.pair(knock_host.client, "away", net.namespace("thief", ipv6=False), "trap")
+    knock_host.client.ip("neighbour", "replace", V4, "lladdr", "02:00:00:00:00:01", "dev", "away")
+    knock_host.client.ip("route", "add", f"{V4}/32", "dev", "away", "src", CLIENT_V4)
+    with captured(knock_host, "away") as caught:
         knock_host.xdpfw_knock(V4, "--spa", laptop)
-    knock_host.host.ip("link", "set", "fw0", "up")
-    wait_for(lambda: knock_host.client.link("eth0")["operstate"] == "UP", "the wire")
+    knock_host.client.ip("route", "delete", f"{V4}/32")
     (frame,) = caught
     assert send(knock_host, moved(frame, SECOND_V4)) == "knock.spa_source"
     assert send(knock_host, frame) == "knock.spa_accepted"
@@ -257,7 +247,7 @@ class Sender:
 
     def decide(self, payload: bytes, *, behind: bytes = b"", length: int | None = None, **header: int | bytes) -> str:
         length = 8 + len(payload) if length is None else length
-        segment = frames.udp(dport=PORT, length=length) + payload + behind
+        segment = frames.udp(dport=SPA_PORT, length=length) + payload + behind
         return self.wire.decide(frames.v4_frame(segment, frames.UDP, **header))
 
 
@@ -265,7 +255,7 @@ class Sender:
 def sender(wire: Wire) -> Sender:
     client_file = make_key(wire.firewall, "laptop")
     sequence = ssh_knock(opens="[80/tcp]").removeprefix("knocks:\n")
-    wire.firewall.apply(policy(extra=KNOCKS + sequence))
+    wire.firewall.apply(policy(extra=SPA_KNOCK + sequence))
     return Sender(wire, half_of(client_file))
 
 
@@ -321,7 +311,7 @@ def test_messages_of_before_the_policy(wire: Wire) -> None:
     """As after a reboot: nobody knows which of them were accepted, so none is."""
     half = half_of(make_key(wire.firewall, "laptop"))
     before = Sender(wire, half).message()
-    wire.firewall.apply(policy(extra=KNOCKS))
+    wire.firewall.apply(policy(extra=SPA_KNOCK))
     assert Sender(wire, half).decide(before) == "knock.spa_replayed"
     assert Sender(wire, half).decide(Sender(wire, half).message()) == "knock.spa_accepted"
 

@@ -28,7 +28,7 @@ from typing import Any, Final
 import pytest
 
 from tests.firewall import Firewall, policy
-from tests.topology import Namespace, Network, wait_for
+from tests.topology import Namespace, Network, run, wait_for
 
 V4, V6 = "192.0.2.1", "2001:db8::1"
 CLIENT_V4, SECOND_V4, CLIENT_V6 = "192.0.2.2", "192.0.2.3", "2001:db8::2"
@@ -55,6 +55,13 @@ def ssh_knock(**members: str) -> str:
 
 SSH: Final = policy(extra=ssh_knock())
 
+SPA_PORT: Final = 62201
+SPA_KNOCK: Final = (
+    "knocks:\n"
+    f"  admin: {{spa: {{port: {SPA_PORT}, keys: admin.keys, window: 60s}}, opens: [22/tcp, 443/tcp], for: 5m}}\n"
+)
+ADMIN: Final = policy(extra=SPA_KNOCK)
+
 
 def needs(program: str) -> str:
     """The path of a program; skips the test, and says why, where it is not installed."""
@@ -64,6 +71,14 @@ def needs(program: str) -> str:
         print(f"skipped: {reason}")
         pytest.skip(reason)
     return found
+
+
+def make_key(firewall: Firewall, name: str, *options: str) -> Path:
+    """A key of this name; the client half's path. The server half is where ADMIN looks for it."""
+    client_file = firewall.directory / f"{name}.key"
+    halves = ("--server-file", firewall.directory / "admin.keys", "--client-file", client_file)
+    run(*XDPFW, "keygen", name, *halves, "--port", str(SPA_PORT), *options)
+    return client_file
 
 
 @dataclass(frozen=True)
