@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import socket
 import time
 from typing import Final
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.firewall import Firewall
-from tests.topology import COMMAND_LIMIT_SECONDS
+from tests.topology import COMMAND_LIMIT_SECONDS, POLL_SECONDS
 
 Frames = NDArray[np.uint8]
 """One frame a row, all of the same length."""
@@ -41,6 +42,10 @@ _IOVEC: Final = np.dtype([("base", np.uint64), ("length", np.uint64)])
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.sendmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
+
+
+_FULL: Final = {errno.ENOBUFS, errno.EAGAIN}
+"""The receiver's queue is; or the sender's, whose socket does not block as it has a time limit."""
 
 
 def copies(frame: bytes, count: int) -> Frames:
@@ -74,7 +79,9 @@ def send(sender: socket.socket, frames: Frames) -> None:
         done = _libc.sendmmsg(sender.fileno(), messages.ctypes.data + sent * _MESSAGE.itemsize, batch, 0)
         if done >= 0:
             sent += done
-        elif ctypes.get_errno() != errno.ENOBUFS or time.monotonic() > deadline:
+        elif ctypes.get_errno() in _FULL and time.monotonic() < deadline:
+            select.select([], [sender], [], POLL_SECONDS)
+        else:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
