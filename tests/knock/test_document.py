@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,21 @@ def test_the_client_by_openssl_and_nc(client_file: Path, tmp_path: Path) -> None
         done = subprocess.run(arguments, check=True, timeout=60, capture_output=True, text=True)
         assert done.stdout + done.stderr == ""
         assert accepted(listening.recv(2048), client_file, "127.0.0.1")
+
+
+def test_the_client_by_openssl_and_nc_sends_nothing_over_ipv6(client_file: Path, tmp_path: Path) -> None:
+    """Of a host with both, nc would take the IPv6 address, and the message would be refused silently."""
+    (program,) = blocks("bash")
+    script = tmp_path / "spa.sh"
+    script.write_text(program)
+    with udp(socket.AF_INET6) as (listening, port):
+        arguments = ["bash", script, client_file, "::1", str(port), "127.0.0.1"]
+        done = subprocess.run(arguments, check=False, timeout=60, capture_output=True, text=True)
+        assert done.returncode != 0
+        assert done.stderr
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.recv(2048)
 
 
 def test_the_call_from_python_is_right(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
