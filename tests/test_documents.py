@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the documents for users show is so: policies load, messages are real, commands and options exist.
+"""What the documents for users show is so: policies are right, messages are real, commands and options exist.
 
 A fenced block of ``yaml`` that lacks ``version``, ``interfaces`` or ``default`` is an excerpt, and gets them here. The
 comment ``<!-- refused -->`` before one says that what follows it are its errors; ``<!-- run -->`` before a block of
@@ -22,8 +22,11 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from xdpfw.cli import COMMANDS, cli
+from xdpfw.compiler.knocklint import knock_lints
+from xdpfw.compiler.lint import never_reached
 from xdpfw.compiler.lower import lower
 from xdpfw.errors import PolicyError
+from xdpfw.importer import tinyknock
 from xdpfw.packet.decode import INVALID_REASONS, Packet, decode
 from xdpfw.packet.notation import parse_packet
 from xdpfw.policy.load import load
@@ -76,6 +79,7 @@ def test_policies_are_right_and_pass_their_tests(block: Block) -> None:
     policy = lower(load("edge.yaml", sources))
     results = policytest.run(policytest.prepare(policy, sources.files), ReferenceDecider(policy))
     assert [result.to_json() for result in results if not result.ok] == []
+    assert [*map(str, never_reached(policy)), *map(str, knock_lints(policy))] == []
 
 
 @pytest.mark.parametrize(("block", "messages"), REFUSED, ids=str)
@@ -97,6 +101,11 @@ def test_sessions_go_as_shown(block: Block, tmp_path: Path, monkeypatch: pytest.
             assert program == "xdpfw"
             shown += f"{line}\n{CliRunner().invoke(cli, arguments).output}"
     assert shown == block.text
+
+
+def test_the_example_of_tinyknock_can_be_imported() -> None:
+    (text,) = (block.text for block in ALL if block.text.startswith("policies:\n"))
+    assert tinyknock.convert(text, "policies.yaml", interfaces=["eth0"], grant="8h").is_whole
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if block.language == "json"], ids=str)

@@ -6,9 +6,11 @@ from __future__ import annotations
 import pytest
 
 from xdpfw.cli.policyfile import PolicyFile
+from xdpfw.compiler.lint import ALLOWANCES
 from xdpfw.errors import PolicyError
 from xdpfw.importer import tinyknock
 from xdpfw.importer.imported import Imported
+from xdpfw.policy.names import ICMP
 from xdpfw.policy.source import Sources
 from xdpfw.simulate import policytest
 from xdpfw.simulate.decider import ReferenceDecider
@@ -151,6 +153,17 @@ def test_icmp_is_a_step_at_last() -> None:
     ]
 
 
+def test_icmp_errors_are_those_that_the_allowance_passes() -> None:
+    passed = {
+        kind
+        for match in ALLOWANCES["icmp_errors"]
+        for message in match.icmp or ()
+        if message.protocol == ICMP
+        for kind in range(message.type.low, message.type.high + 1)
+    }
+    assert passed == set(tinyknock.ICMP_ERRORS)
+
+
 def test_the_same_steps_open_two_ports_here() -> None:
     imported = convert(policy(80, "open", "1/tcp", "3/tcp"), policy(81, "open", "1/tcp", "3/tcp"))
     assert len(loaded(imported).policy.knocks) == 2
@@ -182,6 +195,11 @@ def test_the_same_steps_open_two_ports_here() -> None:
             "2:43: left out: open 80 by 256/icmp, 1/tcp: 256/icmp is no type of ICMP, which goes to 255",
         ),
         (
+            [policy(80, "open", "1/tcp", "11/icmp")],
+            "2:70: left out: open 80 by 1/tcp, 11/icmp: 11/icmp can never be met: allow.icmp_errors passes it, "
+            "and tinyknock never looks at one either",
+        ),
+        (
             [policy(80, "close", "2/tcp", "1/tcp")],
             "2:5: left out: close 80 by 2/tcp, 1/tcp: no sequence opens 80, so it is closed as it is",
         ),
@@ -202,7 +220,17 @@ def test_the_same_steps_open_two_ports_here() -> None:
             "2:5: left out: open 80 by 80/tcp, 3/tcp: 80/tcp is a step of a sequence, and so cannot be opened, too",
         ),
     ],
-    ids=["repeats", "too long", "port 0", "icmp type", "nothing to close", "same", "second close", "target is a step"],
+    ids=[
+        "repeats",
+        "too long",
+        "port 0",
+        "icmp type",
+        "icmp error",
+        "nothing to close",
+        "same",
+        "second close",
+        "target is a step",
+    ],
 )
 def test_nothing_is_left_out_silently(policies: list[str], expected: str) -> None:
     imported = convert(*policies)

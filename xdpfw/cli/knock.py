@@ -54,7 +54,7 @@ class Way(Protocol):
         "xdpfw knock edge.example.net 7000/tcp 9000/udp 8000/tcp",
         "xdpfw knock edge.example.net 7000/tcp 9000/udp 8000/tcp --verify 22 && ssh edge.example.net",
         "xdpfw knock edge.example.net --spa laptop.key --port 62201 --verify 22",
-        "xdpfw knock edge.example.net --rotate home.secret --every 30s --ports 10000-60000 --length 4",
+        "xdpfw knock edge.example.net --rotate home.secret --every 30s --ports 10000-32767 --length 4",
     ),
 )
 @click.argument("host")

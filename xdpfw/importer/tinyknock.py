@@ -35,6 +35,9 @@ from xdpfw.policy.source import Items, Value
 
 MAX_PORT: Final = 65535
 MAX_ICMP_TYPE: Final = 255
+ICMP_ERRORS: Final = (3, 11, 12)
+"""What ``allow.icmp_errors`` passes before any step is looked at. A host needs them, path MTU discovery most of all."""
+
 MIN_STEPS: Final = 2
 MAX_STEPS: Final = 16
 """Of xdpfw."""
@@ -248,6 +251,10 @@ class _Converter:
         for step, place in zip(policy.steps, policy.places, strict=True):
             if step.protocol == "icmp" and step.value > MAX_ICMP_TYPE:
                 self._leave_out(policy, f"{step} is no type of ICMP, which goes to {MAX_ICMP_TYPE}", place)
+                return False
+            if step.protocol == "icmp" and step.value in ICMP_ERRORS:
+                why = f"{step} can never be met: allow.icmp_errors passes it, and tinyknock never looks at one either"
+                self._leave_out(policy, why, place)
                 return False
             if step.protocol != "icmp" and not step.value:
                 self._leave_out(policy, f"{step}: nothing is sent to port 0; knocks need no such step here", place)
