@@ -13,6 +13,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.knocklint import knock_lints
 from xdpfw.compiler.lint import never_reached
 from xdpfw.compiler.lower import lower
+from xdpfw.knock.keys import ServerHalf
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 
@@ -24,7 +25,8 @@ def policy(*knocks: str, rules: tuple[str, ...] = (), head: str = "") -> ir.Poli
     lines += [f"  k{number}: {knock}" for number, knock in enumerate(knocks)]
     lines += ["rules:", *(f"  - {{name: r{number}, {rule}}}" for number, rule in enumerate(rules))]
     text = "\n".join(lines)
-    return lower(load("p.yaml", Sources.from_bundle({"p.yaml": text, "s": "correct horse battery staple"})))
+    files = {"p.yaml": text, "s": "correct horse battery staple", "admin.keys": str(ServerHalf(bytes(8)))}
+    return lower(load("p.yaml", Sources.from_bundle(files)))
 
 
 def lints(*knocks: str, rules: tuple[str, ...] = (), head: str = "") -> list[tuple[str, str, tuple[str, ...]]]:
@@ -219,6 +221,31 @@ def test_ports_of_a_rotation_that_a_rule_passes() -> None:
 def test_a_knock_decides_before_the_rules(knock: str, rule: str, covered: bool) -> None:
     found = never_reached(policy(knock, rules=(rule,)))
     assert [each.covered_by for each in found] == ([("knock k0",)] if covered else [])
+
+
+SPA = "{spa: {port: 62201, keys: admin.keys}, opens: [22/tcp]%s}"
+
+
+@pytest.mark.parametrize(
+    ("more", "rule", "covered"),
+    [
+        ("", "match: {proto: udp, dport: 62201}, action: pass", True),
+        ("", "match: {proto: udp, dport: 62201, fragment: first}, action: drop", True),
+        (", except: {src: 192.0.2.0/24}", "match: {proto: udp, dport: 62201, src: 192.0.2.1}, action: pass", True),
+        (", to: 203.0.113.1", "match: {proto: udp, dport: 62201, dst: 203.0.113.1}, action: pass", True),
+        (", to: 203.0.113.1", "match: {proto: udp, dport: 62201}, action: pass", False),
+        ("", "match: {proto: tcp, dport: 62201}, action: pass", False),
+        ("", "match: {proto: udp, dport: 62200-62201}, action: pass", False),
+        ("", "match: {proto: udp, sport: 62201}, action: pass", False),
+        ("", "match: {proto: udp, fragment: later}, action: pass", False),
+    ],
+)
+def test_a_knock_decides_on_the_port_of_its_messages(more: str, rule: str, covered: bool) -> None:
+    found = never_reached(policy(SPA % more, rules=(rule,)))
+    assert [each.covered_by for each in found] == ([("knock k0",)] if covered else [])
+    assert [str(each) for each in found] == (
+        ['rule "r0" is never reached: knock "k0" decides all of its packets'] if covered else []
+    )
 
 
 def test_rules_that_ask_for_knocks_cover_what_they_ask_for_alone() -> None:

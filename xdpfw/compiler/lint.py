@@ -3,9 +3,9 @@
 
 Found: a rule that one earlier rule, allowance or knock covers, or that several earlier ones cover which differ from it
 in one and the same field (``dport: 0-1023`` and ``dport: 1024-65535`` before any ``dport``). Implications count:
-``src`` in IPv4 makes ``family: ipv4``. Not found: cover that takes several fields at a time, by steps and SPA ports of
-knocks, parts of MAC masks that are no prefixes, and, among several that cover together, those with ``except``. What is
-reported is always right.
+``src`` in IPv4 makes ``family: ipv4``. Knocks cover what goes to the ports that they open, and to those of their SPA
+messages. Not found: cover that takes several fields at a time, by steps of knocks, parts of MAC masks that are no
+prefixes, and, among several that cover together, those with ``except``. What is reported is always right.
 
 Rules are bits of a long integer. Of each condition, the rules that hold wherever it holds are such an integer, so the
 rules that cover another are an AND over its fields, whatever their number.
@@ -75,11 +75,18 @@ class Unreached:
         return passes and all(name.startswith(_ALLOWANCE) for name in self.covered_by)
 
     def __str__(self) -> str:
-        names = [name if name.startswith((_ALLOWANCE, _KNOCK)) else f'"{name}"' for name in self.covered_by]
+        names = [*map(_quoted, self.covered_by)]
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         verb = "decides" if len(names) == 1 else "decide"
         shown = ", ".join(names[:_SHOWN_NAMES])
         return f'rule "{self.rule.name}" is never reached: {shown}{more} {verb} all of its packets'
+
+
+def _quoted(name: str) -> str:
+    """``"web"``, ``allow.arp``, ``knock "ssh"``. A rule's name has no blank, and so is never taken for a knock's."""
+    if name.startswith(_ALLOWANCE):
+        return name
+    return f'{_KNOCK}"{name.removeprefix(_KNOCK)}"' if name.startswith(_KNOCK) else f'"{name}"'
 
 
 def never_reached(policy: ir.Policy) -> list[Unreached]:
@@ -92,16 +99,14 @@ def never_reached(policy: ir.Policy) -> list[Unreached]:
 
 
 class _Taker(NamedTuple):
-    """Something that decides: a rule, a part of an allowance, or a knock on a port that it opens."""
+    """Something that decides: a rule, a part of an allowance, or a knock on a port that it opens or has messages at."""
 
     name: str
     asked: Region
     unless: Region | None
 
 
-def _opened(service: ir.Service, to: ir.AddressRanges | None) -> Match:
-    """The packets to a port that a knock opens: all are decided by it, with a grant or without."""
-    protocol, port = service
+def _to_port(protocol: int, port: int, to: ir.AddressRanges | None) -> Match:
     return Match(proto=(Range(protocol, protocol),), dport=(Range(port, port),), dst=to)
 
 
@@ -116,10 +121,14 @@ class _Lint:
             if getattr(policy.allow, name)
             for match in matches
         ]
-        for knock in policy.knocks:
+        for knock in policy.knocks:  # what goes to the port of messages is one, be it right or wrong, and is dropped
+            if isinstance(knock.way, ir.Spa):
+                asked = regions.asked(_to_port(_UDP, knock.way.port, knock.to))
+                self.takers.append(_Taker(_KNOCK + knock.name, asked, None))
+        for knock in policy.knocks:  # what goes to a port that one opens is decided by it, with a grant or without
             unless = None if knock.unless is None else regions.asked(knock.unless)
-            for service in knock.opens:
-                asked = regions.asked(_opened(service, knock.to))
+            for protocol, port in knock.opens:
+                asked = regions.asked(_to_port(protocol, port, knock.to))
                 self.takers.append(_Taker(_KNOCK + knock.name, asked, unless))
         self.packets: list[Region] = []  # of each rule: what its packets are bound to have
         self.unless: list[Region | None] = []
