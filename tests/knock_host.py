@@ -29,6 +29,7 @@ import pytest
 
 from tests.firewall import Firewall, policy
 from tests.topology import Namespace, Network, run, wait_for
+from xdpfw.kernel.state import State
 
 V4, V6 = "192.0.2.1", "2001:db8::1"
 CLIENT_V4, SECOND_V4, CLIENT_V6 = "192.0.2.2", "192.0.2.3", "2001:db8::2"
@@ -134,6 +135,11 @@ class KnockHost:
         """As a script gets them."""
         found: list[dict[str, Any]] = json.loads(self.firewall.command("grants", "--json").stdout)["grants"]
         return found
+
+    def ends_of_grants(self) -> set[tuple[int, int]]:
+        """Source and end (ns of CLOCK_BOOTTIME) of all grants, to the ns: ``grants`` converts by a moving difference."""
+        with State.open(self.firewall.pins.state) as state:
+            return {(grant.source, grant.until_ns) for grant in state.list_grants()}
 
     def events(self) -> list[dict[str, Any]]:
         """All that are known."""
