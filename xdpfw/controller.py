@@ -256,7 +256,7 @@ class Controller:
             names.remember(self._pins, earlier)
         for n in earlier:
             self._pins.remove_generation(n)
-        statekeeping.tidy(self._pins, meta, number)
+        statekeeping.tidy(self._pins, meta, earlier[-1] if earlier else number)
 
 
 @dataclass(frozen=True, slots=True)

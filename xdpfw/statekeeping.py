@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
-from xdpfw.kernel.pins import Pins, remove_tree
+from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation, Image
-from xdpfw.kernel.state import SpaTime, State, present_tai_offset_ns
-from xdpfw.observe.metadata import Metadata
+from xdpfw.kernel.state import Grant, SpaTime, State, present_tai_offset_ns
+from xdpfw.observe.metadata import KnockMeta, Metadata, service_name
 
 
 @contextlib.contextmanager
@@ -41,46 +41,49 @@ def inherited(pins: Pins, image: Image) -> Iterator[State | None]:
 
 @contextlib.contextmanager
 def handed_down(pins: Pins, generation: Generation) -> Iterator[None]:
-    """Pins the state of a generation that made its own; an exception in the context puts back what was there.
+    """Pins the state of a generation that made its own; an exception in the context takes it away again.
 
     Needs the instance's lock.
     """
     if generation.state is None:
         yield
         return
-    new, old = pins.state_under_way("new"), pins.state_under_way("old")
-    for left in (new, old):
-        remove_tree(left)
-    with contextlib.ExitStack() as undo:
-        undo.callback(remove_tree, new)
-        new.mkdir(mode=0o700)
-        generation.state.pin(new)
-        if pins.state.exists():
-            undo.callback(old.rename, pins.state)
-            pins.state.rename(old)
-        undo.callback(remove_tree, pins.state)
-        new.rename(pins.state)
+    try:
+        with pins.new_state() as directory:
+            generation.state.pin(directory)
         yield
-        undo.pop_all()
-    remove_tree(old)
+    except BaseException:
+        pins.remove_state()
+        raise
 
 
-def tidy(pins: Pins, meta: Metadata, generation: int) -> None:
-    """Ends what the policy in force no longer grants: grants of knocks and SPA keys that it does not have.
+def tidy(pins: Pins, meta: Metadata, before: int) -> None:
+    """Ends what the policy in force no longer grants.
 
-    A policy that has no use for state leaves none. Needs the instance's lock.
+    These are grants of knocks and SPA keys that it does not have, of ports that a knock opens no more, and for another
+    scope than it has now. ``before``: the generation whose names their events go by. A policy that has no use for
+    state leaves none. Needs the instance's lock.
     """
     if not meta.has_state:
-        remove_tree(pins.state)
+        pins.remove_state()
         return
     with State.open(pins.state) as state:
         keys = {key.fingerprint for knock in meta.knocks for key in knock.keys}
-        knocks = {knock.id for knock in meta.knocks}
+        knocks = {knock.id: knock for knock in meta.knocks}
         grants = state.list_grants()
-        gone = [grant for grant in grants if grant.knock not in knocks]
-        state.end_grants(gone, abi.GrantEnd.KNOCK_REMOVED, generation)
-        unkeyed = [grant for grant in grants if grant.knock in knocks and grant.key and grant.key not in keys]
-        state.end_grants(unkeyed, abi.GrantEnd.KEY_REMOVED, generation)
+        gone = {grant for grant in grants if not _is_of(grant, knocks.get(grant.knock))}
+        state.end_grants(gone, abi.GrantEnd.KNOCK_REMOVED, before)
+        unkeyed = [grant for grant in grants if grant not in gone and grant.key and grant.key not in keys]
+        state.end_grants(unkeyed, abi.GrantEnd.KEY_REMOVED, before)
         for slot, found in enumerate(state.list_spa_times()):
             if found.fingerprint and found.fingerprint not in keys:
                 state.write_spa_time(slot, SpaTime(0, 0))
+
+
+def _is_of(grant: Grant, knock: KnockMeta | None) -> bool:
+    """Whether a knock as it is now could have given the grant."""
+    if knock is None:
+        return False
+    scope = knock.scope_v4 if grant.family == abi.Family.IPV4 else knock.scope_v6
+    is_opened = not grant.protocol or service_name(grant.protocol, grant.port) in knock.services
+    return is_opened and grant.prefix_bits == scope

@@ -39,6 +39,7 @@ from xdpfw.kernel.libbpf import BpfObject
 from xdpfw.kernel.maps import ArrayMap
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation, Program
+from xdpfw.kernel.state import STATE_MAPS
 from xdpfw.observe import metadata, totals
 from xdpfw.observe.stats import Statistics
 from xdpfw.observe.status import Status
@@ -47,7 +48,12 @@ pytestmark = pytest.mark.needs("privileges", "bpffs", "data plane")
 
 INTERFACES = ("fw0", "fw1")
 FIRST = policy("{name: udp, match: {proto: udp}, action: pass}", interfaces=INTERFACES)
-SECOND = policy("{name: tcp, match: {proto: tcp}, action: pass}", interfaces=INTERFACES)
+SECOND = policy(
+    "{name: tcp, match: {proto: tcp}, action: pass}",
+    interfaces=INTERFACES,
+    extra="knocks: {ssh: {sequence: [7000/tcp, 9000/udp, 8000/tcp], opens: [22/tcp]}}\n",
+)
+"""One has state, and the other has none."""
 
 CHANGES = {"unlink", "rename", "mkdir", "rmdir"}
 """Of files: system calls."""
@@ -92,7 +98,12 @@ class Home:
         (number,) = self.pins.generations()
         with Program.open(str(self.pins.generation(number) / "program")) as program:
             assert set(self.programs().values()) == {program.id}
-        assert {path.split("/")[0] for path in self.tree()} == {"generations", "links"}
+        has_state = metadata.read(self.pins.generation(number)).has_state
+        assert {path.split("/")[0] for path in self.tree()} == {"generations", "links"} | (
+            {"state"} if has_state else set()
+        )
+        state = {path.removeprefix("state/") for path in self.tree() if path.startswith("state/")}
+        assert state - {"names"} == set(STATE_MAPS if has_state else ())
         assert {path for path in self.tree() if path.startswith("links/")} == {"links/fw0", "links/fw1"}
         assert {path.split("/")[1] for path in self.tree() if path.startswith("generations/")} == {str(number)}
         status = Status.read(self.pins)

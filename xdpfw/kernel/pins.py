@@ -71,9 +71,33 @@ class Pins:
         """Where the maps that outlive generations are pinned, all of them or none."""
         return self.root / "state"
 
-    def state_under_way(self, what: str) -> Path:
-        """Where state is that is being put together (``new``) or has been replaced (``old``)."""
-        return self.root / f"{what}-state"
+    @property
+    def _removed_state(self) -> Path:
+        return self.root / "removed-state"
+
+    @contextlib.contextmanager
+    def new_state(self) -> Iterator[Path]:
+        """An empty directory to pin state into, which takes the place of what is there.
+
+        An exception in the context removes it. Needs ``lock``.
+        """
+        new = self.root / "new-state"
+        remove_tree(new)
+        _make(new)
+        try:
+            yield new
+            self.remove_state()
+            new.rename(self.state)
+        except BaseException:
+            remove_tree(new)
+            raise
+
+    def remove_state(self) -> None:
+        """Unpins it; none is fine. Renamed first, so that it is there whole or not at all."""
+        remove_tree(self._removed_state)
+        with contextlib.suppress(FileNotFoundError):
+            self.state.rename(self._removed_state)
+        remove_tree(self._removed_state)
 
     @property
     def links_directory(self) -> Path:
@@ -132,9 +156,12 @@ class Pins:
         for name in _names(self._generations_directory):
             if name.startswith(NEW_PREFIX):
                 remove_tree(self._generations_directory / name)
+        for left in (self.root / "new-state", self._removed_state):
+            remove_tree(left)
 
     def remove(self) -> None:
         """Removes everything of this instance, links included."""
+        self.remove_state()
         for number in self.generations():
             self.remove_generation(number)
         remove_tree(self.root)

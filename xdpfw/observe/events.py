@@ -281,7 +281,8 @@ class EventStream:
         if kind is EventKind.GRANT_REFUSED:
             return {"services": services}
         if not record.service and not _port_of_note(record):
-            self._expiry.end(holder)
+            # A message may have asked for a part of what the knock opens.
+            services = self._expiry.end(holder) or services
         elif services:
             self._expiry.end(holder, services[0])
         return {"services": services, "cause": _CAUSES[record.detail]}

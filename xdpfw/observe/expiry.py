@@ -44,14 +44,15 @@ class Expiry:
     def knows(self, holder: Holder, service: str) -> bool:
         return service in self._untils.get(holder, {})
 
-    def end(self, holder: Holder, service: str = WHOLE) -> None:
-        """One service, or all."""
+    def end(self, holder: Holder, service: str = WHOLE) -> tuple[str, ...]:
+        """Ends one service, or all; returns those that were told of."""
         held = self._untils.get(holder, {})
-        if service == WHOLE:
-            held.clear()
-        held.pop(service, None)
+        ended = tuple(held) if service == WHOLE else (service,) if service in held else ()
+        for each in ended:
+            del held[each]
         if not held:
             self._untils.pop(holder, None)
+        return tuple(each for each in ended if each != WHOLE)
 
     def next(self) -> int | None:
         """When the next grant ends."""

@@ -63,7 +63,10 @@ class KeyMeta:
 
 @dataclass(frozen=True, slots=True)
 class KnockMeta:
-    """``id``: the identity that maps know it by; ``services``: the ports that it opens, ``22/tcp``, in its order."""
+    """``id``: the identity that maps know it by; ``services``: the ports that it opens, ``22/tcp``, in its order.
+
+    ``scope_v4``, ``scope_v6``: the bits of a source that a grant is for.
+    """
 
     name: str
     id: int
@@ -71,6 +74,8 @@ class KnockMeta:
     steps: int  # of its sequence; 0: it is opened by a single packet
     services: tuple[str, ...]
     keys: tuple[KeyMeta, ...] = ()
+    scope_v4: int = 32
+    scope_v6: int = 128
 
     @classmethod
     def of(cls, knock: ir.Knock, identity: int, fingerprint: Callable[[ir.SpaKey], int]) -> KnockMeta:
@@ -92,6 +97,8 @@ class KnockMeta:
             steps,
             tuple(service_name(service.protocol, service.port) for service in knock.opens),
             tuple(KeyMeta(key.number, key.name, fingerprint(key)) for key in keys),
+            knock.scope_v4,
+            knock.scope_v6,
         )
 
 
@@ -136,8 +143,8 @@ class Metadata:
         columns["sets"] = tuple(SetMeta(*row) for row in columns["sets"])
         # A generation that an xdpfw without knocks has put in force says nothing of them.
         columns["knocks"] = tuple(
-            KnockMeta(name, id_, text, steps, tuple(services), tuple(KeyMeta(*key) for key in keys))
-            for name, id_, text, steps, services, keys in columns.get("knocks", ())
+            KnockMeta(name, id_, text, steps, tuple(services), tuple(KeyMeta(*key) for key in keys), *scope)
+            for name, id_, text, steps, services, keys, *scope in columns.get("knocks", ())
         )
         return cls(**columns)
 
