@@ -137,7 +137,7 @@ class KnockHost:
         return found
 
     def ends_of_grants(self) -> set[tuple[int, int]]:
-        """Source and end (ns of CLOCK_BOOTTIME) of all grants. What ``grants`` tells goes by the wall clock, as it is now."""
+        """Source and end (ns of CLOCK_BOOTTIME) of all grants. ``grants`` tells them by the wall clock."""
         with State.open(self.firewall.pins.state) as state:
             return {(grant.source, grant.until_ns) for grant in state.list_grants()}
 
