@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a packet costs: BPF_PROG_TEST_RUN of a ten-rule policy, in ns above the null program of the same rounds.
+"""What a packet costs: BPF_PROG_TEST_RUN, in ns above the null program of the same rounds.
 
-Programs take turns, round by round, so that a machine that slows down does so for all of them. Written to
-build/bench.md and build/bench.json, and printed.
+Written to build/bench.md and build/bench.json, and printed.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-import statistics
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from bench import knocks
+from bench.timing import Times, timer
+from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.lower import lower
-from xdpfw.kernel.features import null_program
-from xdpfw.kernel.libbpf import check, ffi, libbpf, options
-from xdpfw.kernel.program import Generation, Program
+from xdpfw.kernel.program import Generation
 from xdpfw.packet.notation import parse_packet
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
@@ -27,7 +26,6 @@ from xdpfw.policy.source import Sources
 HERE = Path(__file__).parent
 OUTPUT = HERE.parent / "build"
 STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
-MIN_FRAME_BYTES = 60
 
 PACKETS = {
     "TCP, a rule by port passes": "tcp 192.0.9.7:40000 > 203.0.113.1:443 S",
@@ -41,59 +39,62 @@ PACKETS = {
 }
 
 
-def timer(program: Program, frame: bytes, repeat: int) -> Callable[[], int]:
-    """A call that gives the mean duration of a run, in whole ns as the kernel has it."""
-    data = ffi.from_buffer(frame)
-    run = options("bpf_test_run_opts", data_size_in=len(frame), repeat=repeat)
-
-    def duration_ns() -> int:
-        run.data_in = data  # cffi keeps alive what Python refers to, not what a struct points to
-        check(libbpf().bpf_prog_test_run_opts(program.fileno(), run), "time", "a test run")
-        return int(run.duration)
-
-    return duration_ns
-
-
-def measure(timers: dict[str, Callable[[], int]], rounds: int) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {name: [] for name in timers}
-    for _ in range(rounds):
-        for name, duration_ns in timers.items():
-            found[name].append(duration_ns())
-    return found
-
-
 @click.command()
 @click.option("--rounds", default=15, show_default=True, help="Rounds, of which the median counts.")
 @click.option("--repeat", default=200_000, show_default=True, help="Runs of a program in a row.")
 def main(rounds: int, repeat: int) -> None:
-    """Measure, print a table and write it to build/."""
+    """Measure, print tables and write them to build/."""
     policy = lower(load(str(HERE / "ten-rules.yaml"), Sources.from_disk()))
-    frames = {name: parse_packet(text).ljust(MIN_FRAME_BYTES, b"\0") for name, text in PACKETS.items()}
-    with null_program() as null, Generation.load(compile_policy(policy), interfaces=[1], targets=[]) as generation:
-        timers = {"null": timer(null, frames[next(iter(frames))], repeat)}
-        timers |= {name: timer(generation.program, frame, repeat) for name, frame in frames.items()}
-        found = {name: statistics.median(times) for name, times in measure(timers, rounds).items()}
-    report(found, rounds, repeat)
-
-
-def report(found: dict[str, float], rounds: int, repeat: int) -> None:
-    null = found.pop("null")
+    ten_rules = measure_rules(policy, rounds, repeat)
+    with knocks.timers(policy, repeat) as timers:
+        with_knocks = Times.of(timers, rounds, repeat)
     enabled = STATS_ENABLED.read_text().strip()
-    lines = [
-        f"Ten rules, kernel {platform.release()}, bpf_stats_enabled {enabled}, null program {null:g} ns,",
-        f"median of {rounds} rounds of {repeat:,} runs.",
-        "",
-        "| packet | ns above null | ratio |",
-        "| --- | ---: | ---: |",
-        *(f"| {name} | {time - null:g} | {time / null:.1f} |" for name, time in found.items()),
-    ]
+    head = (
+        f"Ten rules, kernel {platform.release()}, bpf_stats_enabled {enabled}, "
+        f"null program {ten_rules.null_ns:g} ns,\nmedian of {rounds} rounds of {repeat:,} runs, in ns above null."
+    )
+    text = "\n".join(
+        (head, "", *rules_table(ten_rules), "", *no_knock_table(with_knocks), "", *knock_table(with_knocks))
+    )
     OUTPUT.mkdir(exist_ok=True)
-    text = "\n".join(lines) + "\n"
-    (OUTPUT / "bench.md").write_text(text)
-    result = {"null_ns": null, "bpf_stats_enabled": enabled, "rounds": rounds, "repeat": repeat, "above_null_ns": {}}
-    result["above_null_ns"] = {name: time - null for name, time in found.items()}
-    (OUTPUT / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
-    click.echo(text, nl=False)
+    (OUTPUT / "bench.md").write_text(text + "\n")
+    result = {"null_ns": ten_rules.null_ns, "bpf_stats_enabled": enabled, "rounds": rounds, "repeat": repeat}
+    above = {name: times.above_null(name) for times in (ten_rules, with_knocks) for name in times.found}
+    (OUTPUT / "bench.json").write_text(json.dumps({**result, "above_null_ns": above}, indent=2) + "\n")
+    click.echo(text)
+
+
+def measure_rules(policy: ir.Policy, rounds: int, repeat: int) -> Times:
+    with Generation.load(compile_policy(policy), interfaces=[1], targets=[]) as generation:
+        timers = {name: timer(generation.program, parse_packet(text), repeat) for name, text in PACKETS.items()}
+        return Times.of(timers, rounds, repeat)
+
+
+def rules_table(times: Times) -> Iterator[str]:
+    yield "| packet | ns | ratio |"
+    yield "| --- | ---: | ---: |"
+    for name in times.found:
+        above = times.above_null(name)
+        yield f"| {name} | {above:g} | {1 + above / times.null_ns:.1f} |"
+
+
+def no_knock_table(times: Times) -> Iterator[str]:
+    """Packets that are no knock: the cost without knocks, and by how much more with them."""
+    none, *others = knocks.VARIANTS
+    yield f"| no knock | without knocks | {' | '.join(f'with {name}' for name in others)} |"
+    yield f"| --- |{' ---: |' * (len(others) + 1)}"
+    for text in knocks.NO_KNOCKS:
+        more = (times.above(f"{name}: {text}", f"{none}: {text}") for name in others)
+        yield f"| {text} | {times.above_null(f'{none}: {text}'):g} | {' | '.join(f'{ns:+g}' for ns in more)} |"
+
+
+def knock_table(times: Times) -> Iterator[str]:
+    yield "| knock | policy with | ns |"
+    yield "| --- | --- | ---: |"
+    for name in times.found:
+        variant, text = name.split(": ")
+        if text not in knocks.NO_KNOCKS:
+            yield f"| {text} | {variant} | {times.above_null(name):g} |"
 
 
 if __name__ == "__main__":

@@ -570,6 +570,7 @@ struct xdpfw_event_limit {
 	__u64 window;			/* a second, more or less: ns >> EVENT_WINDOW_SHIFT */
 	__u32 count;			/* in this window */
 	__u32 suppressed;		/* since the last one that was recorded */
+	__u64 full_until_tick;		/* of jiffies: until then no more can be recorded, whatever the time is */
 };
 
 enum xdpfw_event_window {

@@ -7,7 +7,12 @@
 #define XDPFW_CLOCK_H
 
 #include "maps.h"
+#include "scratch.h"
 #include "tables.h"
+
+enum {
+	LONGEST_TICK_NS = 10000000,	/* of jiffies: HZ is 100 at least */
+};
 
 static __always_inline struct xdpfw_shared *shared_state(void)
 {
@@ -34,20 +39,31 @@ static __always_inline __u64 boot_ns(void)
 }
 
 /*
- * ns since 1970, in UTC. The kernel tells BPF programs only TAI, which is ahead by the leap seconds once a time daemon
- * has told the kernel of them; commands refresh the offset.
+ * ns since 1970, in UTC, as it was when the present tick began to be used: asked for once a tick and CPU, as a clock
+ * costs as much as parsing. The kernel tells BPF programs only TAI, which is ahead by the leap seconds once a time
+ * daemon has told the kernel of them; commands refresh the offset.
  */
 static __always_inline __u64 wall_ns(void)
 {
 	const struct xdpfw_shared *state;
 	const struct xdpfw_trace *run;
+	struct scratch *scratch;
+	__u64 tick;
 
 	if (constants()->trace) {
 		run = test_run();
 		return run ? run->wall_ns : 0;
 	}
-	state = shared_state();
-	return bpf_ktime_get_tai_ns() - (state ? state->tai_offset_ns : 0);
+	scratch = scratch_of_cpu();
+	if (!scratch)
+		return 0;
+	tick = bpf_jiffies64();
+	if (scratch->wall_tick != tick) {
+		state = shared_state();
+		scratch->wall_ns = bpf_ktime_get_tai_ns() - (state ? state->tai_offset_ns : 0);
+		scratch->wall_tick = tick;
+	}
+	return scratch->wall_ns;
 }
 
 #endif

@@ -12,11 +12,26 @@
 #include "packet.h"
 #include "scratch.h"
 
+/*
+ * Whether there have been too many of this kind just now; if so, this one is counted and need not be made. In a flood
+ * that spares all but a load: the end of the window is measured in ticks, taken to be as long as they can be.
+ */
+static __always_inline bool is_suppressed(__u32 kind)
+{
+	struct xdpfw_event_limit *limit = bpf_map_lookup_elem(&event_limits, &kind);
+
+	/* Test runs have clocks of their own. */
+	if (!limit || constants()->trace || bpf_jiffies64() >= limit->full_until_tick)
+		return false;
+	__sync_fetch_and_add(&limit->suppressed, 1);
+	return true;
+}
+
 /* Counts, and returns whether this one may be recorded; *suppressed then says how many were not, before it. */
 static __always_inline bool is_within_limit(__u32 kind, __u64 now, __u32 *suppressed)
 {
 	struct xdpfw_event_limit *limit = bpf_map_lookup_elem(&event_limits, &kind);
-	__u64 window = now >> XDPFW_EVENT_WINDOW_SHIFT;
+	__u64 window = now >> XDPFW_EVENT_WINDOW_SHIFT, left_ns;
 
 	if (!limit)
 		return false;
@@ -25,6 +40,8 @@ static __always_inline bool is_within_limit(__u32 kind, __u64 now, __u32 *suppre
 		limit->count = 0;
 	}
 	if (limit->count >= XDPFW_EVENTS_PER_SECOND) {
+		left_ns = ((window + 1) << XDPFW_EVENT_WINDOW_SHIFT) - now;
+		limit->full_until_tick = bpf_jiffies64() + left_ns / LONGEST_TICK_NS;
 		__sync_fetch_and_add(&limit->suppressed, 1);
 		return false;
 	}

@@ -40,13 +40,15 @@ __attribute__((noinline)) int conclude(const struct packet *p, __u32 number, __u
 	if (!knock)
 		return 0;
 	count_knock(knock_number, is_reset ? COUNT_RESET : COUNT_STEP);
+	scratch->entitlement = (struct entitlement){ .knock = knock_number, .closes = sequence->closes };
+	if (is_suppressed(is_reset ? XDPFW_EVENT_RESET : XDPFW_EVENT_STEP))
+		return 0;
 	event = new_event(scratch, is_reset ? XDPFW_EVENT_RESET : XDPFW_EVENT_STEP);
 	event->knock = knock->id;
 	event->step = outcome >> ADVANCE_DONE_SHIFT;
 	event->steps = sequence->length;
 	event->detail = sequence->closes;
 	record(p, event);
-	scratch->entitlement = (struct entitlement){ .knock = knock_number, .closes = sequence->closes };
 	return 0;
 }
 
@@ -149,9 +151,10 @@ __attribute__((noinline)) int is_step_of(const struct packet *p, __u32 number)
 	if (!p || !rotation || !sequence)
 		return 0;
 	window = present_window(rotation) - 1;
-#pragma unroll
-	for (int i = 0; i < ROTATION_WINDOWS; i++)
+	for (int i = 0; i < ROTATION_WINDOWS; i++) {
+		derive_window(rotation, number, window + i);
 		found |= rotation_positions(p, number, window + i, sequence->length);
+	}
 	if (!constants()->trace)
 		renew_filter(number, window + 1);
 	return found != 0;

@@ -17,7 +17,6 @@
 enum {
 	ROTATION_WINDOWS = 3,	/* that count at any time */
 	ROTATION_CACHED = 4,	/* a power of two above */
-	LONGEST_TICK_NS = 10000000,	/* HZ is 100 at least */
 };
 
 static __always_inline __u64 present_window(const struct xdpfw_rotation *rotation)
@@ -25,17 +24,16 @@ static __always_inline __u64 present_window(const struct xdpfw_rotation *rotatio
 	return wall_ns() / rotation->every_ns;
 }
 
-/* Fills a window's steps in. A global function. Returns 0. */
-__attribute__((noinline)) int derive_window(__u32 number, __u64 window)
+/* Fills a window's steps in, unless they are there. */
+static __always_inline void derive_window(const struct xdpfw_rotation *rotation, __u32 number, __u64 window)
 {
-	const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
 	__u32 slot = number * ROTATION_CACHED + window % ROTATION_CACHED;
 	struct xdpfw_window *cached = bpf_map_lookup_elem(&windows, &slot);
 	struct scratch *scratch = scratch_of_cpu();
 	struct blake2s *b;
 
-	if (!rotation || !cached || !scratch)
-		return 0;
+	if (!cached || !scratch || cached->number == window + 1)
+		return;
 	b = &scratch->blake2s;
 	__builtin_memcpy(b->state, rotation->state, sizeof(b->state));
 	__builtin_memset(b->message, 0, sizeof(b->message));
@@ -49,20 +47,17 @@ __attribute__((noinline)) int derive_window(__u32 number, __u64 window)
 		cached->ports[i] = rotation->port_low + bpf_ntohs(word) % rotation->port_span;
 	}
 	__sync_fetch_and_add(&cached->number, window + 1);	/* behind the ports */
-	return 0;
 }
 
-/* Which steps of a window a SYN or datagram is: bit p for step p. A global function. */
+/* Which steps of a window that was derived a SYN or datagram is: bit p for step p. A global function. */
 __attribute__((noinline)) int rotation_positions(const struct packet *p, __u32 number, __u64 window, __u32 length)
 {
 	__u32 slot = number * ROTATION_CACHED + window % ROTATION_CACHED;
 	const struct xdpfw_window *cached = bpf_map_lookup_elem(&windows, &slot);
 	__u32 first, positions = 0;
 
-	if (!p || !cached)
+	if (!p || !cached || cached->number != window + 1)
 		return 0;
-	if (cached->number != window + 1)
-		derive_window(number, window);
 	first = p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP ? 0 : 1;
 	for (__u32 i = 0; i < XDPFW_MAX_STEPS; i++)
 		if (i < length && (i & 1) == first && cached->ports[i] == p->value[XDPFW_FIELD_DPORT])
@@ -70,10 +65,11 @@ __attribute__((noinline)) int rotation_positions(const struct packet *p, __u32 n
 	return positions;
 }
 
-static __always_inline __u32 filter_bit(__u32 port)
+/* is_udp: 1 or 0. */
+static __always_inline __u32 filter_bit(__u32 port, __u32 is_udp)
 {
 	_Static_assert(FILTER_WORDS * 64 == 1 << 10, "a bit is found by 10 bits");
-	return port * 0x9e3779b1U >> 22;
+	return (port << 1 | is_udp) * 0x9e3779b1U >> 22;
 }
 
 /*
@@ -84,7 +80,7 @@ static __always_inline __u32 filter_bit(__u32 port)
 static __always_inline bool may_be_step(const struct packet *p, __u32 number)
 {
 	const struct xdpfw_filter *filter = bpf_map_lookup_elem(&filters, &number);
-	__u32 bit = filter_bit(p->value[XDPFW_FIELD_DPORT]);
+	__u32 bit = filter_bit(p->value[XDPFW_FIELD_DPORT], p->value[XDPFW_FIELD_PROTO] == IPPROTO_UDP);
 
 	/* Test runs have clocks of their own. */
 	if (!filter || constants()->trace || bpf_jiffies64() >= filter->valid_until_tick)
@@ -96,11 +92,17 @@ static __always_inline bool may_be_step(const struct packet *p, __u32 number)
 __attribute__((noinline)) int renew_filter(__u32 number, __u64 window)
 {
 	const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
+	const struct xdpfw_sequence *sequence = bpf_map_lookup_elem(&sequences, &number);
 	struct xdpfw_filter *filter = bpf_map_lookup_elem(&filters, &number);
 	struct scratch *scratch = scratch_of_cpu();
-	__u64 tick = bpf_jiffies64(), left_ns;
+	__u64 tick = bpf_jiffies64(), now, end;
 
-	if (!rotation || !filter || !scratch || tick < filter->valid_until_tick)
+	if (!rotation || !sequence || !filter || !scratch || tick < filter->valid_until_tick)
+		return 0;
+	now = wall_ns();
+	end = (window + 1) * rotation->every_ns;
+	/* Over, since the window was asked for. */
+	if (now >= end)
 		return 0;
 	__builtin_memset(scratch->filter_bits, 0, sizeof(scratch->filter_bits));
 	for (__u32 i = 0; i < ROTATION_WINDOWS * XDPFW_MAX_STEPS; i++) {
@@ -110,14 +112,15 @@ __attribute__((noinline)) int renew_filter(__u32 number, __u64 window)
 
 		if (!cached)
 			return 0;
-		bit = filter_bit(cached->ports[i % XDPFW_MAX_STEPS]);
+		if (i % XDPFW_MAX_STEPS >= sequence->length)
+			continue;
+		bit = filter_bit(cached->ports[i % XDPFW_MAX_STEPS], i & 1);
 		scratch->filter_bits[bit / 64 % FILTER_WORDS] |= 1ULL << bit % 64;
 	}
 	/* Word by word, none of them ever empty in between: another CPU may be reading. */
 	for (int i = 0; i < FILTER_WORDS; i++)
 		filter->bits[i] = scratch->filter_bits[i];
-	left_ns = rotation->every_ns - wall_ns() % rotation->every_ns;
-	filter->valid_until_tick = tick + left_ns / LONGEST_TICK_NS;
+	filter->valid_until_tick = tick + (end - now) / LONGEST_TICK_NS;
 	return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Room for what does not fit on the stack, of which the functions behind each other have 512 bytes. A CPU's; nothing
- * in it is kept from packet to packet.
+ * in it but the time is kept from packet to packet.
  */
 #ifndef XDPFW_SCRATCH_H
 #define XDPFW_SCRATCH_H
@@ -53,16 +53,27 @@ struct attempt {
 	__u32 padding;
 };
 
+/* An SPA message that is right but for its tag, which is still to be looked at. */
+struct claim {
+	__u64 time_ns;		/* the message's */
+	__u64 last_ns;		/* of the last one of its key that was accepted, as it was found */
+	__u32 times;		/* the key's slot in the map "spa_times" */
+	__u32 padding;
+};
+
 struct scratch {
 	struct packet packet;
 	struct blake2s blake2s;
 	__u64 datagram[SCRATCH_DATAGRAM_WORDS];		/* of UDP, with its header */
+	struct claim claim;
 	struct entitlement entitlement;
 	struct attempt attempt;
 	struct event event;
 	struct xdpfw_grant_key key;
 	struct xdpfw_grant grant;
 	__u64 filter_bits[FILTER_WORDS];
+	__u64 wall_tick;	/* of jiffies, in which wall_ns was asked for */
+	__u64 wall_ns;
 };
 
 struct {

@@ -54,10 +54,14 @@ static __always_inline const struct spa_datagram *read_spa(struct xdp_md *ctx, c
 {
 	const struct spa_datagram *datagram = (const struct spa_datagram *)scratch->datagram;
 	__u32 offset = p->payload_offset - UDP_HEADER_BYTES;
+	const __u64 *linear;
 
 	if (p->fragment != XDPFW_FRAGMENT_NONE || p->payload_bytes != XDPFW_SPA_BYTES || offset > MAX_OFFSET)
 		return NULL;
-	if (bpf_xdp_load_bytes(ctx, offset, scratch->datagram, sizeof(scratch->datagram)))
+	linear = (void *)(long)ctx->data + offset;
+	if ((void *)(linear + SCRATCH_DATAGRAM_WORDS) <= (void *)(long)ctx->data_end)
+		__builtin_memcpy(scratch->datagram, linear, sizeof(scratch->datagram));
+	else if (bpf_xdp_load_bytes(ctx, offset, scratch->datagram, sizeof(scratch->datagram)))
 		return NULL;
 	if (datagram->length != bpf_htons(SPA_DATAGRAM_BYTES))
 		return NULL;
@@ -76,18 +80,23 @@ static __always_inline bool is_from_source(const struct packet *p, const struct 
 	return message->source_high == bpf_cpu_to_be64(high) && message->source_low == bpf_cpu_to_be64(low);
 }
 
-/* Compared in constant time: all words are looked at, whichever differ. */
-static __always_inline bool is_signed(const struct xdpfw_spa_key *key, const struct spa_message *message,
+/* What the tag is made of, for blake2s_last_block(). */
+static __always_inline void begin_tag(const struct xdpfw_spa_key *key, const struct spa_message *message,
 				      struct blake2s *b)
 {
-	__u32 difference = 0;
-
+	_Static_assert(sizeof(b->message) == XDPFW_SPA_SIGNED_BYTES, "a message has room for what is signed");
 	__builtin_memcpy(b->state, key->state, sizeof(b->state));
 	__builtin_memcpy(b->message, message, XDPFW_SPA_SIGNED_BYTES);
-	__builtin_memset(b->message + SPA_SIGNED_WORDS, 0, sizeof(b->message) - XDPFW_SPA_SIGNED_BYTES);
-	blake2s_last_block(b, BLAKE2S_BLOCK_BYTES + XDPFW_SPA_SIGNED_BYTES);
+}
+
+/* Whether the message has the tag that was made. In constant time: all words are looked at, whichever differ. */
+static __always_inline bool is_signed(const struct scratch *scratch)
+{
+	const struct spa_datagram *datagram = (const struct spa_datagram *)scratch->datagram;
+	__u32 difference = 0;
+
 	for (int i = 0; i < SPA_TAG_WORDS; i++)
-		difference |= b->state[i] ^ message->tag[i];
+		difference |= scratch->blake2s.state[i] ^ datagram->message.tag[i];
 	return !difference;
 }
 
@@ -95,7 +104,7 @@ static __always_inline bool is_signed(const struct xdpfw_spa_key *key, const str
  * By prefix of the source, never by key: a flood must lock nobody out. A prefix that fails often keeps its slot; one
  * that fails seldom gives way.
  */
-static __always_inline void count_failure(const struct packet *p, __u64 wall)
+static __always_inline void count_failure(const struct packet *p)
 {
 	__u32 bits = p->family == XDPFW_FAMILY_IPV4 ? SPA_PREFIX_V4_BITS : SPA_PREFIX_V6_BITS;
 	__u64 prefix = p->address[XDPFW_DIRECTION_SRC].high & leading_bits(bits);
@@ -118,26 +127,29 @@ static __always_inline void count_failure(const struct packet *p, __u64 wall)
 	}
 	failures->weight += failures->weight < 0xffff;
 	failures->packets++;
-	failures->last_wall_ns = wall;
+	failures->last_wall_ns = wall_ns();
 }
 
-/* All but what it costs to be refused. Returns the reason. */
-static __always_inline enum xdpfw_reason judge_spa(struct xdp_md *ctx, const struct packet *p,
-						   const struct xdpfw_spa_port *port, struct entitlement *earned,
-						   __u64 *wall)
+/*
+ * All checks but that of the tag. Returns the reason to refuse the message, or 0; then the scratch has its claim, and
+ * what its tag is made of. A global function.
+ */
+__attribute__((noinline)) int examine_spa(struct xdp_md *ctx, const struct packet *p, __u32 port_number)
 {
+	const struct xdpfw_spa_port *port = bpf_map_lookup_elem(&spa_ports, &port_number);
+	struct scratch *scratch = scratch_of_cpu();
 	const struct spa_datagram *datagram;
 	const struct spa_message *message;
 	const struct xdpfw_spa_key *key;
-	const struct xdpfw_knock *knock;
 	struct xdpfw_spa_time *times;
-	struct scratch *scratch;
+	struct entitlement *asked;
+	__u64 time, wall;
 	__u32 number;
-	__u64 time, last;
 
-	scratch = scratch_of_cpu();
-	if (!scratch)
+	if (!p || !port || !scratch)
 		return XDPFW_REASON_KNOCK_SPA_MALFORMED;
+	asked = &scratch->entitlement;
+	*asked = (struct entitlement){};
 	datagram = read_spa(ctx, p, scratch);
 	if (!datagram)
 		return XDPFW_REASON_KNOCK_SPA_MALFORMED;
@@ -146,83 +158,95 @@ static __always_inline enum xdpfw_reason judge_spa(struct xdp_md *ctx, const str
 		return XDPFW_REASON_KNOCK_SPA_MALFORMED;
 
 	number = bpf_ntohs(message->key);
-	earned->key_number = number;
+	asked->key_number = number;
 	if (number >= port->key_count)
 		return XDPFW_REASON_KNOCK_SPA_UNKNOWN_KEY;
 	number += port->first_key;
 	key = bpf_map_lookup_elem(&spa_keys, &number);
 	if (!key || !key->used)
 		return XDPFW_REASON_KNOCK_SPA_UNKNOWN_KEY;
-	earned->knock = key->knock;
+	asked->knock = key->knock;
 	number = key->slot;
 	times = bpf_map_lookup_elem(&spa_times, &number);
 	if (!times)
 		return XDPFW_REASON_KNOCK_SPA_UNKNOWN_KEY;
 
 	time = bpf_be64_to_cpu(message->time_ns);
-	last = times->last_wall_ns;
-	if (time <= last)
+	scratch->claim = (struct claim){ .time_ns = time, .last_ns = times->last_wall_ns, .times = number };
+	if (time <= scratch->claim.last_ns)
 		return XDPFW_REASON_KNOCK_SPA_REPLAYED;
-	*wall = wall_ns();
-	if (time < *wall && *wall - time > key->window_ns)
+	wall = wall_ns();
+	if (time < wall && wall - time > key->window_ns)
 		return XDPFW_REASON_KNOCK_SPA_STALE;
-	if (time > *wall && time - *wall > key->window_ns)
+	if (time > wall && time - wall > key->window_ns)
 		return XDPFW_REASON_KNOCK_SPA_EARLY;
 	if (!key->nat && !is_from_source(p, message))
 		return XDPFW_REASON_KNOCK_SPA_SOURCE;
-	if (!is_signed(key, message, &scratch->blake2s))
-		return XDPFW_REASON_KNOCK_SPA_FORGED;
+	begin_tag(key, message, &scratch->blake2s);
+	return 0;
+}
+
+/*
+ * Uses a message up whose tag is right, so that it never counts again; what it asks for is then in the scratch.
+ * Returns the reason. A global function.
+ */
+__attribute__((noinline)) int use_spa(void)
+{
+	struct scratch *scratch = scratch_of_cpu();
+	const struct spa_message *message;
+	const struct xdpfw_knock *knock;
+	struct xdpfw_spa_time *times;
+	struct entitlement *asked;
+	__u64 last;
+	__u32 number;
+
+	if (!scratch)
+		return XDPFW_REASON_KNOCK_SPA_MALFORMED;
+	number = scratch->claim.times;
+	times = bpf_map_lookup_elem(&spa_times, &number);
+	if (!times)
+		return XDPFW_REASON_KNOCK_SPA_UNKNOWN_KEY;
+	last = scratch->claim.last_ns;
 	/* Another CPU may have had the same message, or a later one. */
-	if (__sync_val_compare_and_swap(&times->last_wall_ns, last, time) != last)
+	if (__sync_val_compare_and_swap(&times->last_wall_ns, last, scratch->claim.time_ns) != last)
 		return XDPFW_REASON_KNOCK_SPA_REPLAYED;
 
-	earned->key = times->fingerprint;
-	earned->service = bpf_ntohs(message->service);
-	earned->duration_ns = (__u64)bpf_ntohs(message->ttl_s) * NS_PER_S;
-	earned->closes = message->flags & XDPFW_SPA_FLAG_CLOSE;
-	number = key->knock;
+	message = &((const struct spa_datagram *)scratch->datagram)->message;
+	asked = &scratch->entitlement;
+	asked->key = times->fingerprint;
+	asked->service = bpf_ntohs(message->service);
+	asked->duration_ns = (__u64)bpf_ntohs(message->ttl_s) * NS_PER_S;
+	asked->closes = message->flags & XDPFW_SPA_FLAG_CLOSE;
+	number = asked->knock;
 	knock = bpf_map_lookup_elem(&knocks, &number);
-	if (!knock || earned->service > knock->service_count)
+	if (!knock || asked->service > knock->service_count)
 		return XDPFW_REASON_KNOCK_SPA_SERVICE;
 	return XDPFW_REASON_KNOCK_SPA_ACCEPTED;
 }
 
-/* Tells of a message that was refused. A global function. Returns 0. */
-__attribute__((noinline)) int tell_spa_failure(const struct packet *p, const struct entitlement *asked, __u32 reason)
+/* Counts a message that was refused, and tells of it. A global function. Returns 0. */
+__attribute__((noinline)) int refuse_spa(const struct packet *p, __u32 reason)
 {
 	const struct xdpfw_knock *knock;
 	struct scratch *scratch = scratch_of_cpu();
 	struct event *event;
 	__u32 number;
 
-	if (!p || !asked || !scratch)
+	if (!p || !scratch)
+		return 0;
+	count_failure(p);
+	if (is_suppressed(XDPFW_EVENT_SPA_FAILURE))
 		return 0;
 	event = new_event(scratch, XDPFW_EVENT_SPA_FAILURE);
 	event->detail = reason;
-	event->key_number = asked->key_number;
-	event->service = asked->service;
-	number = asked->knock;
+	event->key_number = scratch->entitlement.key_number;
+	event->service = scratch->entitlement.service;
+	number = scratch->entitlement.knock;
 	/* Before a key was found, no knock is known. */
 	knock = reason > XDPFW_REASON_KNOCK_SPA_UNKNOWN_KEY ? bpf_map_lookup_elem(&knocks, &number) : NULL;
 	event->knock = knock ? knock->id : 0;
 	record(p, event);
 	return 0;
-}
-
-/* Verifies a datagram to an SPA port; what it earned is in *earned. A global function. Returns the reason. */
-__attribute__((noinline)) int verify_spa(struct xdp_md *ctx, const struct packet *p, __u32 port_number,
-					 struct entitlement *earned)
-{
-	const struct xdpfw_spa_port *port = bpf_map_lookup_elem(&spa_ports, &port_number);
-	enum xdpfw_reason reason;
-	__u64 wall = 0;
-
-	if (!p || !earned || !port)
-		return XDPFW_REASON_KNOCK_SPA_MALFORMED;
-	reason = judge_spa(ctx, p, port, earned, &wall);
-	if (reason != XDPFW_REASON_KNOCK_SPA_ACCEPTED)
-		count_failure(p, wall);
-	return reason;
 }
 
 #endif

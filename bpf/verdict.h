@@ -135,7 +135,7 @@ static __always_inline void log_rule(const struct packet *p, __u32 rule, enum xd
 	struct scratch *scratch = scratch_of_cpu();
 	struct event *event;
 
-	if (!scratch || (sample > 1 && bpf_get_prandom_u32() % sample))
+	if (!scratch || (sample > 1 && bpf_get_prandom_u32() % sample) || is_suppressed(XDPFW_EVENT_RULE))
 		return;
 	event = new_event(scratch, XDPFW_EVENT_RULE);
 	event->rule = rule;

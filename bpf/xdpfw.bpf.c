@@ -44,24 +44,28 @@ static __always_inline __u32 interface_index(const struct xdpfw_config *config, 
 	return interface && interface->ifindex == ifindex ? interface->index : XDPFW_NO_INTERFACE;
 }
 
-/* Verifies a datagram to an SPA port, and gives or ends what it asks for. Returns the reason. */
+/*
+ * Verifies a datagram to an SPA port, and gives or ends what it asks for. Returns the reason. The tag is made from
+ * here, as its 136 bytes of stack fit behind nothing else.
+ */
 static __always_inline enum xdpfw_reason authorize(struct xdp_md *ctx, const struct packet *p, __u32 port)
 {
 	struct scratch *scratch = scratch_of_cpu();
-	struct entitlement *earned;
 	enum xdpfw_reason reason;
 
 	if (!scratch)
 		return XDPFW_REASON_KNOCK_SPA_MALFORMED;
-	earned = &scratch->entitlement;
-	*earned = (struct entitlement){};
-	reason = verify_spa(ctx, p, port, earned);
+	reason = examine_spa(ctx, p, port);
+	if (!reason) {
+		blake2s_last_block(&scratch->blake2s, BLAKE2S_BLOCK_BYTES + XDPFW_SPA_SIGNED_BYTES);
+		reason = is_signed(scratch) ? use_spa() : XDPFW_REASON_KNOCK_SPA_FORGED;
+	}
 	if (reason == XDPFW_REASON_KNOCK_SPA_ACCEPTED) {
-		if (settle(p, earned))
+		if (settle(p, &scratch->entitlement))
 			return reason;
 		reason = XDPFW_REASON_KNOCK_SPA_REFUSED;
 	}
-	tell_spa_failure(p, earned, reason);
+	refuse_spa(p, reason);
 	note_wrong(p);
 	return reason;
 }
@@ -71,6 +75,7 @@ static __always_inline enum xdpfw_reason knock(struct xdp_md *ctx, const struct 
 					       const struct packet *p, const struct lookup *l, __u32 rule)
 {
 	__u32 rotations = asked_rotations(policy, l);
+	bool is_rotating = rotations && is_rotation_step(p, rotations);
 	const struct xdpfw_action *action = NULL;
 
 	if (rule < policy->config->knock_rules)
@@ -79,7 +84,7 @@ static __always_inline enum xdpfw_reason knock(struct xdp_md *ctx, const struct 
 		note_step(p, action->target, rotations);
 		return XDPFW_REASON_KNOCK_STEP;
 	}
-	if (rotations && is_rotation_step(p, rotations)) {
+	if (is_rotating) {
 		note_step(p, NO_TOKEN, rotations);
 		return XDPFW_REASON_KNOCK_STEP;
 	}
