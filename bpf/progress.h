@@ -131,6 +131,12 @@ static __always_inline __u32 foreign_progress(const struct xdpfw_sequence *seque
 	return 0;
 }
 
+/* Whether one time of a marker is before another. They have 28 bits, which go round after 834 days. */
+static __always_inline bool is_before(__u32 a, __u32 b)
+{
+	return (__s32)((a - b) << XDPFW_MARKER_STEP_BITS) < 0;
+}
+
 static __always_inline void mark(const struct packet *p, __u64 until_ns, __u32 step)
 {
 	__u32 *marker = marker_of(p);
@@ -141,7 +147,7 @@ static __always_inline void mark(const struct packet *p, __u64 until_ns, __u32 s
 	until = (until_ns >> XDPFW_MARKER_SHIFT) + 1;
 	before = *marker >> XDPFW_MARKER_STEP_BITS;
 	most = *marker & MARKER_STEP_MASK;
-	if (before > until)
+	if (*marker && is_before(until, before))
 		until = before;
 	if (most > step)
 		step = most;
@@ -159,7 +165,7 @@ static __always_inline __u32 marked_progress(const struct packet *p, __u64 now)
 	before = *marker;
 	if (!before)
 		return 0;
-	if (before >> XDPFW_MARKER_STEP_BITS < (__u32)(now >> XDPFW_MARKER_SHIFT)) {
+	if (is_before(before >> XDPFW_MARKER_STEP_BITS, now >> XDPFW_MARKER_SHIFT)) {
 		/* Only if nobody has set it meanwhile. */
 		__sync_val_compare_and_swap(marker, before, 0);
 		return 0;
