@@ -113,6 +113,15 @@ def test_short_sequences(knock: str, is_short: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("ports", "count"), [("20000-20010", "11 ports"), ("20000-20254", "255 ports"), ("20000-20255", None)]
+)
+def test_rotations_of_few_ports(ports: str, count: str | None) -> None:
+    found = knock_lints(policy(f"{{rotate: {{secret: s, ports: {ports}, length: 4}}, opens: [22/tcp]}}"))
+    message = f"its steps are from {count} only: tries at random open it (take 256 or more)"
+    assert [(lint.kind, lint.message) for lint in found] == ([("knock-guessable", message)] if count else [])
+
+
+@pytest.mark.parametrize(
     ("other", "message"),
     [
         ("9/tcp, 5/udp, 7/tcp", 'its sequence is that of knock "k0": whoever opens the one opens both'),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from xdpfw.compiler.lower import lower
 from xdpfw.errors import PolicyError
 from xdpfw.knock import rotation
 from xdpfw.policy import models
-from xdpfw.policy.knocks import exposed_secrets
+from xdpfw.policy.knocks import secret_notes
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 
@@ -135,14 +136,37 @@ def test_a_secret_is_no_other_file() -> None:
             load("policy.yaml", sources)
 
 
+def notes(path: str) -> list[str]:
+    loaded = load(path, Sources.from_disk())
+    return secret_notes(loaded.knocks.values(), loaded.sources)
+
+
 def test_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
     path = with_secrets(tmp_path)
-    assert exposed_secrets(load(path, Sources.from_disk()).sources) == []
+    assert notes(path) == []
     (tmp_path / "admin.keys").chmod(0o640)
     (tmp_path / "policy.yaml").chmod(0o666)
-    (line,) = exposed_secrets(load(path, Sources.from_disk()).sources)
+    (line,) = notes(path)
     assert line.startswith(f"{tmp_path}/admin.keys holds secrets")
     assert "(mode 0640)" in line
+
+
+@pytest.mark.needs("privileges")
+@pytest.mark.parametrize(("owner", "name"), [(65534, "nobody"), (4_000_000_000, "user 4000000000")])
+def test_secrets_of_somebody_else_are_told(tmp_path: Path, owner: int, name: str) -> None:
+    path = with_secrets(tmp_path)
+    os.chown(tmp_path / "home.secret", owner, -1)
+    os.chown(tmp_path / "policy.yaml", owner, -1)
+    file = tmp_path / "home.secret"
+    assert notes(path) == [
+        f"{file} holds secrets, and belongs to {name}, who can read and change it: chown root {file}"
+    ]
+
+
+def test_a_file_without_keys_is_told(tmp_path: Path) -> None:
+    path = with_secrets(tmp_path, "".join(line for line in KEYS_TEXT.splitlines(True) if not line.startswith("key ")))
+    file = tmp_path / "admin.keys"
+    assert notes(path) == [f"knock admin opens to nobody: {file} has no keys (xdpfw keygen adds one)"]
 
 
 def test_all_errors_come_at_once_in_order_of_the_text() -> None:

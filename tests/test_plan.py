@@ -8,6 +8,7 @@ import random
 import pytest
 
 from xdpfw.compiler.lower import lower
+from xdpfw.knock.keys import ServerHalf, ServerKey
 from xdpfw.plan import Change, Kind, Plan, SetChange, Snapshot, compare
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
@@ -111,6 +112,49 @@ def test_sets_by_their_entries() -> None:
     assert compare(after, snapshot()).sets[1] == SetChange(Kind.REMOVED, "web", 0, 1)
 
 
+def with_keys(*keys: ServerKey, to: str = "192.0.2.1") -> Snapshot:
+    text = (
+        "version: 1\ninterfaces: {eth0: {}}\ndefault: drop\n"
+        f"sets: {{here: {{type: prefix, elements: [{to}]}}}}\n"
+        "knocks: {admin: {spa: {port: 62201, keys: k}, opens: [22/tcp], to: '@here'}}\n"
+    )
+    sources = Sources.from_bundle({"p.yaml": text, "k": str(ServerHalf(bytes(8), keys))})
+    loaded = load("p.yaml", Sources.from_bundle(load("p.yaml", sources).sources.files))
+    return Snapshot(lower(loaded), loaded.sets)
+
+
+def key(number: int, material: int, name: str = "") -> ServerKey:
+    return ServerKey(number, name or f"k{number}", bytes([material] * 32))
+
+
+MANY = [key(number, number) for number in range(1, 100)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ([key(1, 1)], [key(1, 2)], True),
+        ([key(1, 1)], [key(1, 2, "phone")], True),
+        ([key(1, 1), key(2, 2)], [key(1, 3)], True),
+        ([key(1, 1)], [key(1, 2), key(2, 1)], True),
+        ([key(1, 1)], [key(1, 1), key(2, 2)], False),  # the text has it
+        ([key(1, 1)], [key(2, 1)], False),
+        ([key(1, 1)], [key(1, 1, "phone")], False),
+        (MANY, [*MANY[:-1], key(100, 100)], True),
+    ],
+)
+def test_keys_that_change_are_told_beside_what_the_text_has(
+    before: list[ServerKey], after: list[ServerKey], told: bool
+) -> None:
+    (change,) = compare(with_keys(*before), with_keys(*after)).knocks
+    assert (change.kind, "(its keys or secret change)" in str(change.after)) == (Kind.CHANGED, told)
+
+
+def test_a_knock_on_other_addresses_keeps_its_keys() -> None:
+    (change,) = compare(with_keys(key(1, 1)), with_keys(key(1, 1), to="192.0.2.2")).knocks
+    assert "keys or secret" not in str(change.after)
+
+
 def knocks(name: str, secret: str, within: str = "10s") -> Snapshot:
     text = (
         "version: 1\ninterfaces: {eth0: {}}\ndefault: drop\nknocks:\n"
@@ -130,6 +174,9 @@ def test_knocks_by_name_and_by_what_they_keep_secret() -> None:
     assert one not in str(change)
     (change,) = compare(knocks("home", one), knocks("home", one, within="5s")).knocks
     assert change.before != change.after
+    assert "secret" not in str(change.after)
+    (change,) = compare(knocks("home", one), knocks("home", other, within="5s")).knocks
+    assert str(change.after).endswith("for 30s (its keys or secret change)")
     assert [(each.kind, each.name) for each in compare(knocks("a", one), knocks("b", one)).knocks] == [
         (Kind.REMOVED, "a"),
         (Kind.ADDED, "b"),

@@ -118,8 +118,20 @@ def _knock_changes(before: ir.Policy | None, after: ir.Policy) -> Iterator[Chang
             kind = Kind.ADDED if was is None else Kind.REMOVED
             yield Change(kind, name, was.text if was else None, will_be.text if will_be else None)
         elif was != will_be:
-            same = " (its keys or secret change)" if was.text == will_be.text else ""
-            yield Change(Kind.CHANGED, name, was.text, will_be.text + same)
+            also = " (its keys or secret change)" if _have_other_secrets(was, will_be) else ""
+            yield Change(Kind.CHANGED, name, was.text, will_be.text + also)
+
+
+def _have_other_secrets(was: ir.Knock, will_be: ir.Knock) -> bool:
+    """Whether a secret is another, or a key that keeps its number. The texts tell of other numbers and names."""
+    if isinstance(was.way, ir.Rotation) and isinstance(will_be.way, ir.Rotation):
+        return was.way.secret != will_be.way.secret
+    if isinstance(was.way, ir.Spa) and isinstance(will_be.way, ir.Spa):
+        before = {key.number: key.key for key in was.way.keys}
+        if any(before.get(key.number, key.key) != key.key for key in will_be.way.keys):
+            return True
+        return was.text == will_be.text and was.way.keys != will_be.way.keys  # of many keys, the text has a few
+    return False
 
 
 def _rule_changes(before: ir.Policy | None, after: ir.Policy, changed_sets: set[str]) -> Iterator[Change]:

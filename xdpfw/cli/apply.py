@@ -55,7 +55,7 @@ def command(
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.controller import Controller, Source
     from xdpfw.errors import UsageError
-    from xdpfw.policy.knocks import exposed_secrets
+    from xdpfw.policy.knocks import secret_notes
 
     if confirm is not None:
         raise UsageError("--confirm is not supported yet", hint="leave it out")
@@ -79,7 +79,7 @@ def command(
     notes = [
         *applied.notes,
         *not_in_force(file.policy),
-        *exposed_secrets(file.sources),
+        *secret_notes(file.loaded.knocks.values(), file.sources),
         *_warnings(file.policy),
     ]
     if as_json:

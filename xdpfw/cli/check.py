@@ -39,7 +39,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
     from xdpfw.compiler.lint import never_reached
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.errors import PolicyError
-    from xdpfw.policy.knocks import exposed_secrets
+    from xdpfw.policy.knocks import secret_notes
     from xdpfw.simulate.policytest import prepare
 
     try:
@@ -54,7 +54,9 @@ def command(app: App, rules: str, as_json: bool) -> int:
             found = [_error(each) for each in (error, *error.others)]
             app.say_json({"ok": False, "errors": found, "lints": [], "notes": []})
         raise
-    notes = [*not_in_force(policy), *_empty_files(policy_file.loaded), *exposed_secrets(policy_file.sources)]
+    loaded = policy_file.loaded
+    of_secrets = secret_notes(loaded.knocks.values(), policy_file.sources)
+    notes = [*not_in_force(policy), *_empty_files(loaded), *of_secrets]
     counts = {
         "interfaces": len(policy.interfaces),
         "rules": len(policy.rules),

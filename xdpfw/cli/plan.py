@@ -38,14 +38,14 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.controller import Controller
     from xdpfw.plan import compare
-    from xdpfw.policy.knocks import exposed_secrets
+    from xdpfw.policy.knocks import secret_notes
 
     file = PolicyFile.read(rules)
     image = compile_policy(file.policy)
     pins = app.pins(instance, netns)
     foreseen = Controller(pins, netns).foresee(file.policy, image)
     plan = compare(_in_force(pins), _snapshot(file.sources.files))
-    notes = [*foreseen, *not_in_force(file.policy), *exposed_secrets(file.sources)]
+    notes = [*foreseen, *not_in_force(file.policy), *secret_notes(file.loaded.knocks.values(), file.sources)]
     if as_json:
         app.say_json({**plan.to_json(), "notes": notes})
         return

@@ -2,6 +2,7 @@
 """Knocks that a scan opens, that give away each other, or whose steps are also something else.
 
 - ``knock-short``: fewer than three steps.
+- ``knock-guessable``: a rotation that takes its steps from fewer than 256 ports.
 - ``knock-monotone``: a scan goes through the steps in their order. Scanners go through ports upwards or downwards, one
   protocol behind the other or all protocols of a port at a time; many send a ping first. Other ports in between reset
   a sequence, unless rules pass them, so it takes a scan of just the right ports: a list of "knocking ports" does.
@@ -27,6 +28,8 @@ from xdpfw.knock import steps
 from xdpfw.policy.names import ICMP, ICMPV6, TCP, TCP_FLAGS, UDP
 
 FEWEST_STEPS: Final = 3
+FEWEST_PORTS: Final = 256
+"""With three steps from so many, one try in 17 million is right. The three windows that count make it three."""
 
 _PASSING: Final = frozenset((ir.ActionKind.PASS, ir.ActionKind.TX, ir.ActionKind.REDIRECT))
 _BARE_SYN: Final = TcpFlags(TCP_FLAGS["syn"], sum(TCP_FLAGS[name] for name in ("fin", "rst", "psh", "ack", "urg")))
@@ -63,6 +66,12 @@ def _of_one(knock: ir.Knock) -> Iterator[KnockLint]:
         count = "1 step" if length == 1 else f"{length} steps"
         message = f"{count} can be met by chance: a scan opens it (take {FEWEST_STEPS} or more)"
         yield KnockLint("knock-short", knock, message)
+    if isinstance(knock.way, ir.Rotation):
+        low, high = knock.way.ports
+        if (ports := high - low + 1) < FEWEST_PORTS:
+            count = "1 port" if ports == 1 else f"{ports} ports"
+            message = f"its steps are from {count} only: tries at random open it (take {FEWEST_PORTS} or more)"
+            yield KnockLint("knock-guessable", knock, message)
     if isinstance(knock.way, ir.Sequence) and length > 1 and (direction := _direction(knock.way.steps)):
         message = f"its steps go {direction}: a scan of these ports in order opens it (mix the order)"
         yield KnockLint("knock-monotone", knock, message)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import pwd
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from xdpfw.errors import PolicyError, Position
@@ -51,9 +53,30 @@ def loaded_knock(name: str, model: models.Knock, place: Place, path: str | None,
     return LoadedKnock(name, model, place)
 
 
-def exposed_secrets(sources: Sources) -> list[str]:
-    """A line for each file of keys or a secret that others than its owner have access to."""
-    return [
-        f"{path} holds secrets, and others than its owner have access to it (mode {mode:04o}): chmod 600 {path}"
-        for path, mode in sources.exposed.items()
-    ]
+def secret_notes(knocks: Iterable[LoadedKnock], sources: Sources) -> list[str]:
+    """Lines about the files of keys and secrets: those without a key, and those that others have access to."""
+    return [*_without_keys(knocks), *_exposed(sources)]
+
+
+def _without_keys(knocks: Iterable[LoadedKnock]) -> Iterator[str]:
+    """Such a file is right, as that of a knock whose devices are all lost; or its keys were lost."""
+    for knock in knocks:
+        if knock.keys is not None and not knock.keys.keys:
+            yield f"knock {knock.name} opens to nobody: {knock.file} has no keys (xdpfw keygen adds one)"
+
+
+def _exposed(sources: Sources) -> Iterator[str]:
+    for path, (mode, owner) in sources.secrets_on_disk.items():
+        if mode & 0o077:
+            what = f"others than its owner have access to it (mode {mode:04o}): chmod 600 {path}"
+            yield f"{path} holds secrets, and {what}"
+        if owner not in (0, os.geteuid()):
+            what = f"belongs to {_user(owner)}, who can read and change it: chown root {path}"
+            yield f"{path} holds secrets, and {what}"
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as ReadOnlyMapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import yaml
 from yaml._yaml import CParser
@@ -81,6 +81,13 @@ _REFUSED_CHARACTER = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U
 _STAND_IN: Final = "# a stand-in: xdpfw does not store the secret itself\n"
 
 
+class Access(NamedTuple):
+    """Who may do what with a file: its permission bits, and its owner by number."""
+
+    mode: int
+    owner: int
+
+
 class Sources:
     """The files that make up a policy: itself, those that it includes, those of its sets and of its knocks' secrets.
 
@@ -92,7 +99,7 @@ class Sources:
         self._bundle = bundle
         self._files: dict[str, str] = {}
         self._secrets: dict[str, str] = {}
-        self._modes: dict[str, int] = {}
+        self._access: dict[str, Access] = {}
 
     @classmethod
     def from_disk(cls) -> Sources:
@@ -150,9 +157,9 @@ class Sources:
         return self._secrets[path]
 
     @property
-    def exposed(self) -> ReadOnlyMapping[str, int]:
-        """The files of secrets that others than their owner can read or write: path to permission bits."""
-        return {path: mode for path in self._secrets if (mode := self._modes.get(path, 0)) & 0o077}
+    def secrets_on_disk(self) -> ReadOnlyMapping[str, Access]:
+        """Who has access to the files of secrets that were read from disk, by path."""
+        return {path: self._access[path] for path in self._secrets if path in self._access}
 
     def _fetch(self, path: str, named_at: Position | None, *, is_secret: bool = False) -> str:
         if self._bundle is not None:
@@ -168,7 +175,8 @@ class Sources:
     def _from_disk(self, path: str, named_at: Position | None, *, is_secret: bool) -> str:
         try:
             with open(path, "rb") as file:
-                self._modes[path] = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                status = os.fstat(file.fileno())
+                self._access[path] = Access(stat.S_IMODE(status.st_mode), status.st_uid)
                 data = file.read(MAX_FILE_BYTES + 1)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
