@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 
 import pytest
@@ -149,18 +148,6 @@ def test_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
     (line,) = notes(path)
     assert line.startswith(f"{tmp_path}/admin.keys holds secrets")
     assert "(mode 0640)" in line
-
-
-@pytest.mark.needs("privileges")
-@pytest.mark.parametrize(("owner", "name"), [(65534, "nobody"), (4_000_000_000, "user 4000000000")])
-def test_secrets_of_somebody_else_are_told(tmp_path: Path, owner: int, name: str) -> None:
-    path = with_secrets(tmp_path)
-    os.chown(tmp_path / "home.secret", owner, -1)
-    os.chown(tmp_path / "policy.yaml", owner, -1)
-    file = tmp_path / "home.secret"
-    assert notes(path) == [
-        f"{file} holds secrets, and belongs to {name}, who can read and change it: chown root {file}"
-    ]
 
 
 def test_a_file_without_keys_is_told(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,20 @@ def test_knocks_that_a_scan_opens_are_status_1(run: Run, write: Callable[[str], 
     secret.chmod(0o600)
     ran = run("check", path)
     assert (ran.status, len(ran.lines)) == (0, 4)
+
+
+@pytest.mark.needs("privileges")
+@pytest.mark.parametrize(("owner", "name"), [(65534, "nobody"), (4_000_000_000, "user 4000000000")])
+def test_a_secret_of_somebody_else_is_told(run: Run, write: Callable[[str], Path], owner: int, name: str) -> None:
+    path = write(KNOCKS)
+    secret = path.with_name("home.secret")
+    secret.write_text("correct horse battery staple")
+    secret.chmod(0o600)
+    before = run("check", path, "--json").json["notes"]
+    os.chown(secret, owner, -1)
+    os.chown(path, owner, -1)
+    line = f"{secret} holds secrets, and belongs to {name}, who can read and change it: chown root {secret}"
+    assert run("check", path, "--json").json["notes"] == [*before, line]
 
 
 @pytest.mark.needs("privileges")
