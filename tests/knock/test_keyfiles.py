@@ -65,12 +65,30 @@ def test_a_further_key_keeps_all_that_is_there(server: Path, tmp_path: Path, end
     assert sorted(os.listdir(tmp_path)) == ["a.key", "admin.keys", "b.key"]
 
 
-def test_the_smallest_free_number_is_taken(server: Path, tmp_path: Path) -> None:
+def test_numbers_rise_so_that_those_of_removed_keys_stay_theirs(server: Path, tmp_path: Path) -> None:
     for name in "abc":
         add_key(server, tmp_path / f"{name}.key", name)
     server.write_text("".join(line for line in server.read_text().splitlines(True) if " b " not in line))
+    assert add_key(server, tmp_path / "d.key", "d").number == 4
+    server.write_text(server.read_text().replace("key 4 d", "# key 4 d"))
+    assert add_key(server, tmp_path / "e.key", "e").number == 5
+
+
+@pytest.mark.parametrize("comment", ["", "# "])
+def test_above_the_last_number_the_smallest_free_one_is_taken(server: Path, tmp_path: Path, comment: str) -> None:
+    for name in "abc":
+        add_key(server, tmp_path / f"{name}.key", name)
+    server.write_text(server.read_text().replace("key 2 b", f"{comment}key 65535 b"))
     assert add_key(server, tmp_path / "d.key", "d").number == 2
     assert add_key(server, tmp_path / "e.key", "e").number == 4
+
+
+def test_the_halves_are_two_files(server: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").symlink_to(tmp_path)
+    for client in (server, tmp_path / "there" / server.name):
+        with pytest.raises(KeyFileError, match="would be both halves, of the server and of the client"):
+            add_key(server, client, "a")
+    assert not server.exists()
 
 
 def test_a_link_leads_to_the_file_that_is_changed(server: Path, tmp_path: Path) -> None:
@@ -117,7 +135,7 @@ def test_a_client_half_does_not_stay_where_the_server_half_cannot_be_written(ser
         add_key(server, tmp_path / "nowhere" / "b.key", "b")
     with pytest.raises(KernelError, match=r"open .*nowhere: No such file or directory"):
         add_key(tmp_path / "nowhere" / "admin.keys", tmp_path / "b.key", "b")
-    with pytest.raises(KeyFileError, match=r"same\.keys exists already"):
+    with pytest.raises(KeyFileError, match=r"same\.keys would be both halves"):
         add_key(tmp_path / "same.keys", tmp_path / "same.keys", "b")
     assert server.read_text() == before
     assert sorted(os.listdir(tmp_path)) == ["admin.keys", "there"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,8 @@ MAX_FILE_BYTES: Final = 1 << 20
 
 MODE: Final = 0o600
 SECRET_BYTES: Final = 32
+
+_COMMENTED_OUT: Final = re.compile(r"(?m)^[ \t]*#[ \t]*key[ \t]+([1-9][0-9]{0,4})[ \t]")
 
 
 def read(path: Path) -> str:
@@ -106,6 +109,9 @@ def add_key(
     """
     if not is_name(name):
         raise KeyFileError(f"{name!r} is not the name of a key", hint=NAME_FORM)
+    if server_file.resolve() == client_file.resolve():
+        hint = "give one of them another name"
+        raise KeyFileError(f"{server_file} would be both halves, of the server and of the client", hint=hint)
     with _locked(server_file.resolve().parent):
         is_new = not os.path.lexists(server_file)
         text = str(ServerHalf(secrets.token_bytes(SERVER_BYTES))) if is_new else read(server_file)
@@ -115,7 +121,9 @@ def add_key(
                 hint = "give another name, or take that line away, which ends what the key granted"
                 place = Position(str(server_file), key.line, 1)
                 raise KeyFileError(f"there is a key {name} already", place, hint=hint)
-        client = ClientHalf(half.server, _free_number(half, server_file), name, secrets.token_bytes(KEY_BYTES), port)
+        client = ClientHalf(
+            half.server, _new_number(half, text, server_file), name, secrets.token_bytes(KEY_BYTES), port
+        )
         added = ServerKey(client.number, name, bound_key(client.key, half.server), nat)
         between = "" if text.endswith("\n") else "\n"
         create(client_file, str(client))
@@ -132,8 +140,15 @@ def new_secret() -> str:
     return f"{secrets.token_hex(SECRET_BYTES)}\n"
 
 
-def _free_number(half: ServerHalf, path: Path) -> int:
+def _new_number(half: ServerHalf, text: str, path: Path) -> int:
+    """One above the highest in the file, also of keys that are commented out; the smallest free one where none is.
+
+    Events tell keys by their numbers: that of a removed key would stand for another device.
+    """
     taken = {key.number for key in half.keys}
+    highest = max(taken | {int(found[1]) for found in _COMMENTED_OUT.finditer(text)}, default=0)
+    if highest < MAX_KEY_NUMBER:
+        return highest + 1
     free = next((number for number in range(1, MAX_KEY_NUMBER + 1) if number not in taken), None)
     if free is None:
         raise KeyFileError(f"{path} has {MAX_KEY_NUMBER} keys already, and no number is left")
