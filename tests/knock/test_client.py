@@ -42,6 +42,11 @@ def test_a_closed_port_is_a_step_like_any_other() -> None:
     knock("127.0.0.1", [f"{closed_port()}/tcp", f"{closed_port()}/udp"], delay_s=0)
 
 
+def test_a_knock_without_steps_is_none() -> None:
+    with pytest.raises(UsageError, match="a knock has one step or more"):
+        knock("127.0.0.1", [])
+
+
 def test_nothing_is_sent_where_a_step_is_wrong_or_of_another_family() -> None:
     with udp() as (listening, port):
         listening.setblocking(False)
@@ -71,8 +76,8 @@ def test_a_message_says_who_sent_it_and_is_signed_for_the_server(family: socket.
 def test_another_source_and_the_key_files_port_are_used() -> None:
     with udp() as (listening, port):
         half = ClientHalf(HALF.server, HALF.number, HALF.name, HALF.key, port)
-        send_spa("127.0.0.1", half, source="2001:db8::7")
-        assert spa.parse(listening.recv(100)).source == spa.source_bytes("2001:db8::7")
+        send_spa("127.0.0.1", half, source="198.51.100.7")
+        assert spa.parse(listening.recv(100)).source == spa.source_bytes("198.51.100.7")
     with pytest.raises(UsageError, match="laptop does not say the server's port"):
         send_spa("127.0.0.1", HALF)
 
@@ -157,6 +162,30 @@ def test_a_port_that_is_silent_is_told_so() -> None:
             waiting.connect_ex(service.getsockname())
         found = verify("127.0.0.1", service.getsockname()[1], tries=2, answer_s=0.1, sleep=no_sleep)
     assert found == client.Verified(False, 2, "no answer")
+
+
+def test_silence_does_not_hide_why_there_was_none_before() -> None:
+    """A port that refuses, and then is silent, as a host is that was found to be unreachable."""
+    with socket.socket() as service, socket.socket() as first, socket.socket() as second:
+        service.bind(("127.0.0.1", 0))
+
+        def fall_silent() -> None:
+            service.listen(0)
+            for waiting in (first, second):
+                waiting.setblocking(False)
+                waiting.connect_ex(service.getsockname())
+
+        found = verify("127.0.0.1", service.getsockname()[1], again=fall_silent, tries=2, answer_s=0.1, sleep=no_sleep)
+    assert found.problem is not None
+    assert found.problem.startswith("the connection was refused")
+
+
+def test_a_source_of_another_family_is_told_unless_nat64_is_between() -> None:
+    with udp() as (_, port), pytest.raises(UsageError, match=r"IPv6 address, and 127\.0\.0\.1 is knocked at over IPv4"):
+        send_spa("127.0.0.1", HALF, port=port, source="2001:db8::7")
+    with udp(AF_INET6) as (_, port), pytest.raises(UsageError, match="IPv4 address, and ::1 is knocked at over IPv6"):
+        send_spa("::1", HALF, port=port, source="198.51.100.7")
+    client._check_source("198.51.100.7", Target("edge", AF_INET6, "64:ff9b::cb00:7101"))
 
 
 @pytest.mark.parametrize(

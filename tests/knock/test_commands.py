@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,26 @@ def test_verify_says_whether_the_port_answers(run: Run) -> None:
         assert (ran.status, ran.json["verified"], ran.json["tries"]) == (0, True, 1)
 
 
+def test_an_address_may_stand_in_brackets(run: Run) -> None:
+    ran = run("knock", "[::1]", "1/udp")
+    assert (ran.status, ran.out) == (0, "knocked at ::1: 1/udp\n")
+
+
+@pytest.mark.needs("privileges")
+def test_a_file_that_may_not_be_read_is_told_like_any_other(run: Run, unprivileged: None) -> None:
+    with tempfile.TemporaryDirectory() as directory:  # that of pytest is root's alone
+        file = Path(directory) / "a.key"
+        file.touch(0)
+        message = f"xdpfw: cannot read '{file}': Permission denied\n"
+        for arguments in (
+            ("knock", "127.0.0.1", "--spa", file),
+            ("knock", "127.0.0.1", "--rotate", file),
+            ("keygen", "laptop", "--server-file", file, "--client-file", Path(directory) / "b.key"),
+        ):
+            ran = run(*arguments)
+            assert (ran.status, ran.out, ran.err) == (2, "", message)
+
+
 def test_verify_says_no_with_status_1(run: Run) -> None:
     port = closed_port()
     ran = run("knock", "127.0.0.1", "1/udp", "--verify", port, "--tries", "1")
@@ -96,18 +117,18 @@ def test_a_new_key_can_be_knocked_with(run: Run) -> None:
 def test_options_of_spa_are_in_the_message_and_in_json(run: Run) -> None:
     run("keygen", "laptop")
     with udp() as (listening, port):
-        options = ("--service", "2", "--ttl", "5m", "--close", "--source", "2001:db8::7", "--port", port)
+        options = ("--service", "2", "--ttl", "5m", "--close", "--source", "198.51.100.7", "--port", port)
         ran = run("knock", "127.0.0.1", "--spa", "laptop.key", *options, "--json")
         message = spa.parse(listening.recv(100))
     assert (message.service, message.ttl_s, message.close) == (2, 300, True)
-    assert message.source == spa.source_bytes("2001:db8::7")
+    assert message.source == spa.source_bytes("198.51.100.7")
     assert ran.json == {
         "host": "127.0.0.1",
         "address": "127.0.0.1",
         "way": "spa",
         "port": port,
         "key": {"number": 1, "name": "laptop"},
-        "source": "2001:db8::7",
+        "source": "198.51.100.7",
         "service": 2,
         "ttl_s": 300,
         "close": True,
@@ -156,7 +177,7 @@ def test_a_file_that_others_can_read_is_told(run: Run) -> None:
     for path in ("laptop.key", "home.secret", "spa.keys"):
         Path(path).chmod(0o644)
     for option, path in (("--spa", "laptop.key"), ("--rotate", "home.secret")):
-        ran = run("knock", "127.0.0.1", option, path, "--delay", "0")
+        ran = run("knock", "127.0.0.1", option, path)
         assert ran.status == 0
         assert ran.err == f"xdpfw: others than its owner may read or write {path} (chmod 600 {path})\n"
     assert "may read or write spa.keys" in run("keygen", "phone").err
@@ -174,8 +195,17 @@ def test_a_file_that_others_can_read_is_told(run: Run) -> None:
         (["::1", "3/icmp"], "3/icmp is a step of IPv4, and ::1 is an IPv6 address (in IPv6, only 8/icmp and 0/icmp are;"
          " others are written as TYPE/icmpv6)"),
         (["127.0.0.1", "1/tcp", "-4", "-6"], "-4 and -6 exclude each other"),
-        (["127.0.0.1", "1/tcp", "--delay", "5"],
-         "--delay 5 is not a duration such as 500ms, 30s, 10m, 2h or 7d (write 5s for seconds)"),
+        (["127.0.0.1", "1/tcp", "--delay", "100"], "--delay 100 has no unit (write 100ms for milliseconds)"),
+        (["127.0.0.1", "1/tcp", "--delay", "5h30"],
+         "--delay 5h30 is not a duration such as 500ms, 30s, 10m, 2h or 7d"),
+        (["127.0.0.1", "--spa", "x", "--delay", "1s"],
+         "--delay is between the packets of a sequence, and --spa sends one"),
+        (["192.0.2.1:22", "1/tcp"], "192.0.2.1:22 has a port, and a host to knock at has none"
+         " (write 192.0.2.1; the port that is to open goes behind --verify)"),
+        (["[2001:db8::1]:22", "1/tcp"], "[2001:db8::1]:22 has a port, and a host to knock at has none"
+         " (write 2001:db8::1; the port that is to open goes behind --verify)"),
+        (["fe80::1", "1/tcp"], "fe80::1 is a link-local address, and does not say on which interface"
+         " (write fe80::1%eth0, with the interface that it is on)"),
         (["127.0.0.1", "1/tcp", "--tries", "2"], "--tries is for --verify"),
         (["127.0.0.1", "1/tcp", "--port", "2"], "--port is for --spa"),
         (["127.0.0.1", "1/tcp", "--close"], "--close is for --spa"),
@@ -216,10 +246,13 @@ def test_a_wrong_file_is_told_with_the_place(run: Run, path: str, option: str, m
     [
         ([], "laptop.key does not say the server's port (name it with --port, or add a line: port 62201)"),
         (["--port", "9", "--source", "edge"], "--source 'edge' is not an address"),
+        (["--port", "9", "--source", "2001:db8::7"],
+         "the source 2001:db8::7 is an IPv6 address, and 127.0.0.1 is knocked at over IPv4 "
+         "(-6 knocks over IPv6, where the host has such an address)"),
         (["--port", "9", "--ttl", "500ms"], "--ttl 500ms is not 1 to 65535 whole seconds"),
         (["--port", "9", "--ttl", "1d"], "--ttl 1d is not 1 to 65535 whole seconds"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_message_is_told(run: Run, options: list[str], message: str) -> None:
     run("keygen", "laptop")
     ran = run("knock", "127.0.0.1", "--spa", "laptop.key", *options)

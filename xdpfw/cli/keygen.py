@@ -24,7 +24,10 @@ DEFAULT_SERVER_FILE = "spa.keys"
 )
 @click.argument("name", required=False)
 @click.option(
-    "--server-file", metavar="FILE", type=click.Path(), help=f"The server half; by default {DEFAULT_SERVER_FILE}."
+    "--server-file",
+    metavar="FILE",
+    type=click.Path(readable=False),
+    help=f"The server half; by default {DEFAULT_SERVER_FILE}.",
 )
 @click.option("--client-file", metavar="FILE", type=click.Path(), help="The client half; by default NAME.key.")
 @click.option("--nat", is_flag=True, help="Any source may use the key: for devices behind NAT.")

@@ -32,6 +32,7 @@ DEFAULT_PORTS = "10000-60000"
 DEFAULT_LENGTH = 4
 DEFAULT_TRIES = 3
 
+_FILE = click.Path(readable=False)  # what is wrong with it is told when it is read
 _PORT = click.IntRange(1, 65535)
 _OF_SPA = ("port", "service", "ttl", "close", "source")
 _OF_ROTATE = ("every", "ports", "length")
@@ -59,16 +60,16 @@ class Way(Protocol):
 )
 @click.argument("host")
 @click.argument("steps", metavar="[STEP]...", nargs=-1)
-@click.option("--delay", metavar="DUR", default=DEFAULT_DELAY, show_default=True, help="Between two packets.")
+@click.option("--delay", metavar="DUR", help=f"Between two packets: by default {DEFAULT_DELAY}.")
 @click.option("--verify", metavar="PORT", type=_PORT, help="Wait until this TCP port answers, else knock again.")
 @click.option("--tries", metavar="N", type=click.IntRange(1, 100), help=f"With --verify: by default {DEFAULT_TRIES}.")
-@click.option("--spa", metavar="KEYFILE", type=click.Path(), help="Send one message, signed by this client half.")
+@click.option("--spa", metavar="KEYFILE", type=_FILE, help="Send one message, signed by this client half.")
 @click.option("--port", metavar="N", type=_PORT, help="With --spa: the server's; by default what KEYFILE says.")
 @click.option("--service", metavar="N", type=click.IntRange(0, 65535), help="Open only the N-th of the knock's ports.")
 @click.option("--ttl", metavar="DUR", help="Open for so long, if that is shorter than what the knock grants.")
 @click.option("--close", is_flag=True, help="End the grant.")
 @click.option("--source", metavar="ADDR", help="The address that the server sees; by default this host's own.")
-@click.option("--rotate", metavar="SECRETFILE", type=click.Path(), help="Knock by the sequence of the moment.")
+@click.option("--rotate", metavar="SECRETFILE", type=_FILE, help="Knock by the sequence of the moment.")
 @click.option("--every", metavar="DUR", help=f"With --rotate, as the policy has it: by default {DEFAULT_EVERY}.")
 @click.option("--ports", metavar="LOW-HIGH", help=f"Likewise: by default {DEFAULT_PORTS}.")
 @click.option("--length", metavar="N", type=click.IntRange(1, 16), help=f"Likewise: by default {DEFAULT_LENGTH}.")
@@ -81,7 +82,7 @@ def command(
     /,
     host: str,
     steps: tuple[str, ...],
-    delay: str,
+    delay: str | None,
     verify: int | None,
     tries: int | None,
     spa: str | None,
@@ -114,10 +115,12 @@ def command(
         raise UsageError("--tries is for --verify")
     _check_belongs(given, _OF_SPA, "--spa", spa)
     _check_belongs(given, _OF_ROTATE, "--rotate", rotate)
+    if delay is not None and spa is not None:
+        raise UsageError("--delay is between the packets of a sequence, and --spa sends one")
     if given["close"] and verify is not None:
         raise UsageError("--close ends a grant, and then --verify waits for nothing")
     family = AF_INET if ipv4 else AF_INET6 if ipv6 else None
-    delay_s = 0.0 if delay == "0" else _duration("--delay", delay) / 1e9
+    delay_s = _delay_s(delay or DEFAULT_DELAY)
     if spa is not None:
         way: Way = _Spa.read(app, spa, family, given)
     elif rotate is not None:
@@ -129,7 +132,7 @@ def command(
 
 def _knock(app: App, way: Way, host: str, port: int | None, tries: int, delay_s: float, *, as_json: bool) -> int:
     from xdpfw.cli.output import count_text, working
-    from xdpfw.knock.client import verify
+    from xdpfw.knock.client import NO_ANSWER, verify
 
     target = way.send(host)
     if not as_json:
@@ -156,7 +159,8 @@ def _knock(app: App, way: Way, host: str, port: int | None, tries: int, delay_s:
         if verified.answers:
             app.say(f"port {port} answers after {after}", colour="green")
         else:
-            app.say(f"port {port} does not answer after {after}: {verified.problem}", colour="red")
+            why = "" if verified.problem == NO_ANSWER else f": {verified.problem}"
+            app.say(f"port {port} does not answer after {after}{why}", colour="red")
     return 1 if verified and not verified.answers else 0
 
 
@@ -336,6 +340,12 @@ def _notation(option: str, read: Callable[[str], T], text: str) -> T:
         return read(text)
     except NotationError as error:
         raise UsageError(f"{option} {error.message}", hint=error.hint) from None
+
+
+def _delay_s(text: str) -> float:
+    if text.isdecimal() and int(text):
+        raise UsageError(f"--delay {text} has no unit", hint=f"write {text}ms for milliseconds")
+    return 0.0 if text == "0" else _duration("--delay", text) / 1e9
 
 
 def _duration(option: str, text: str) -> int:

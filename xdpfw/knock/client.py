@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from socket import AddressFamily
 from typing import Final
 
@@ -37,7 +38,12 @@ TRIES: Final = 3
 ANSWER_S: Final = 2.5
 """How long an answer is waited for: the kernel sends its SYN again after 1 s, so that one may be lost."""
 
+NO_ANSWER: Final = "no answer"
+"""The problem of a port that is silent, as one is that the knock did not open."""
+
 _REFUSED_PAUSE_S: Final = 0.25
+_NAT64: Final = ip_network("64:ff9b::/96")
+"""RFC 6052: behind it are hosts of IPv4, which see an IPv4 address as the source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ def knock(
 ) -> Target:
     """Sends a packet for each step, ``delay_s`` apart. Returns the address that they went to."""
     parsed = tuple(step if isinstance(step, Step) else parse_step(step) for step in steps)
+    if not parsed:
+        raise UsageError("a knock has one step or more, and this has none")
     target = host if isinstance(host, Target) else _resolve_for(parsed, host, family)
     for step in parsed:
         check_sendable(target, step)
@@ -101,12 +109,14 @@ def send_spa(
     """Sends one message, to ``port`` or the one that the client half names.
 
     ``source``: the address that the server sees, where it is not that of this host; without, the one that the datagram
-    leaves with. See spa.Message for the others.
+    leaves with. It is of the target's family, unless that is reached by NAT64. See spa.Message for the others.
     """
     port = half.port if port is None else port
     if port is None:
         raise UsageError(f"the key {half.name} does not say the server's port", hint="name it, or add it to the file")
     target = host if isinstance(host, Target) else resolve(host, family)
+    if source is not None:
+        _check_source(source, target)
     with connected(target, port) as sender:
         message = spa.Message(
             key_number=half.number,
@@ -137,19 +147,24 @@ def verify(
     Waits ``delay_s`` before each try: a SYN that overtook the last step would reset the sequence.
     """
     target = host if isinstance(host, Target) else resolve(host, family)
-    problem = None
+    problem = NO_ANSWER
     for number in range(1, tries + 1):
         if number > 1 and again is not None:
             again()
         sleep(delay_s)
-        problem = _problem_of(target, port, answer_s, sleep)
-        if problem is None:
+        found = _problem_of(target, port, answer_s, sleep, problem)
+        if found is None:
             return Verified(True, number)
+        problem = found
     return Verified(False, tries, problem)
 
 
-def _problem_of(target: Target, port: int, answer_s: float, sleep: Callable[[float], None]) -> str | None:
-    """None where the port takes a connection. One that refuses is asked again: its service may just be starting."""
+def _problem_of(target: Target, port: int, answer_s: float, sleep: Callable[[float], None], problem: str) -> str | None:
+    """None where the port takes a connection. One that refuses is asked again: its service may just be starting.
+
+    Silence says less than the ``problem`` that was found before: a host that is not there is told after 3 s, and then
+    not each time.
+    """
     deadline = time.monotonic() + answer_s
     while True:
         # Closed before the next knock: the kernel would send its SYN again, and that would reset the sequence.
@@ -159,7 +174,7 @@ def _problem_of(target: Target, port: int, answer_s: float, sleep: Callable[[flo
                 asking.connect(target.socket_address(port))
                 return None
             except TimeoutError:
-                return "no answer"
+                return problem
             except ConnectionRefusedError:
                 problem = "the connection was refused: nothing listens there, or something else rejects it"
             except OSError as error:
@@ -167,6 +182,15 @@ def _problem_of(target: Target, port: int, answer_s: float, sleep: Callable[[flo
         if time.monotonic() + _REFUSED_PAUSE_S >= deadline:
             return problem
         sleep(_REFUSED_PAUSE_S)
+
+
+def _check_source(source: str, target: Target) -> None:
+    """Raises UsageError where the source is of another family than the packets: no message would ever be right."""
+    seen, address = ip_address(source.partition("%")[0]), ip_address(target.address)
+    if seen.version != address.version and not (seen.version == 4 and address in _NAT64):
+        hint = f"-{seen.version} knocks over IPv{seen.version}, where the host has such an address"
+        message = f"the source {source} is an IPv{seen.version} address, and {target} is knocked at over"
+        raise UsageError(f"{message} IPv{address.version}", hint=hint)
 
 
 def _resolve_for(steps: tuple[Step, ...], host: str, family: AddressFamily | None) -> Target:

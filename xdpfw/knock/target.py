@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass
+from ipaddress import ip_address
 from socket import AF_INET, AF_INET6, AddressFamily
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from xdpfw.errors import UsageError, XdpfwError
+
+_WITH_PORT: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]]+)):[0-9]+")
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
@@ -32,10 +36,16 @@ class Target:
 def resolve(host: str, family: AddressFamily | None = None) -> Target:
     """The first address of ``host`` in the order of getaddrinfo (RFC 6724), of this family where one is given.
 
-    Raises UsageError where it has none, XdpfwError where nobody could be asked.
+    An IPv6 address may stand in brackets. Raises UsageError where it has none, or is link-local and names no interface;
+    XdpfwError where nobody could be asked.
     """
     if not host:
         raise UsageError("a host is expected, and this is empty", hint="perhaps a shell variable is not set")
+    if behind := _WITH_PORT.fullmatch(host):
+        hint = f"write {behind['host'] or behind['v6']}; the port that is to open goes behind --verify"
+        raise UsageError(f"{host} has a port, and a host to knock at has none", hint=hint)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
     wanted = {None: 0, AF_INET: AF_INET, AF_INET6: AF_INET6}[family]
     try:
         found = socket.getaddrinfo(host, None, wanted, socket.SOCK_DGRAM)
@@ -49,4 +59,7 @@ def resolve(host: str, family: AddressFamily | None = None) -> Target:
         raise UsageError(f"{host!r} is neither an address nor the name of a host") from None
     chosen, *_, address = found[0]
     scope = address[3] if len(address) == 4 else 0
+    if chosen == AF_INET6 and not scope and ip_address(address[0]).is_link_local:
+        hint = f"write {host}%eth0, with the interface that it is on"
+        raise UsageError(f"{host} is a link-local address, and does not say on which interface", hint=hint)
     return Target(host, chosen, str(address[0]).partition("%")[0], int(scope))
