@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ import pytest
 from tests.cli import knocking as setting
 from tests.cli.knocking import ADMIN, ALICE, BOB, IPV4, IPV6, LAPTOP, NS, SSH, Knocking
 from tests.cli.test_in_force import Firewall, applied, firewall  # noqa: F401
+from xdpfw.cli.output import span_text
 from xdpfw.kernel import abi
-from xdpfw.kernel.state import boot_ns
+from xdpfw.kernel import state as kernel_state
+from xdpfw.kernel.state import Grant, State, boot_ns
 from xdpfw.observe.events import EndCause, EventStream
 
 pytestmark = pytest.mark.needs("privileges", "data plane", "bpffs")
@@ -51,7 +55,7 @@ def test_grants_say_who_holds_what_until_when(knocking: Knocking) -> None:
     assert (second["source"], second["knock"], second["key"], second["key_id"]) == ("2001:db8::7", "admin", "laptop", 1)
     lines = knocking("grants").lines
     assert lines[0].split() == ["source", "knock", "services", "until", "remaining", "key"]
-    assert re.fullmatch(r"198\.51\.100\.0/24  ssh    22/tcp, 443/tcp  [\d :-]+ \d+ s  -", lines[1])
+    assert re.fullmatch(r"198\.51\.100\.0/24  ssh    22/tcp, 443/tcp  [\d :-]+ 1 min \d+ s  -", lines[1])
     assert lines[2].endswith("laptop")
     assert len(lines) == 3
 
@@ -63,6 +67,42 @@ def test_services_that_last_longer_have_a_row_of_their_own(knocking: Knocking) -
         if entry.port in (443, 0):
             knocking.state.put_grant(entry._replace(until_ns=until_ns))
     assert [grant["services"] for grant in knocking("grants", "--json").json["grants"]] == [["22/tcp"], ["443/tcp"]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (59.999, "59 s"),
+        (60, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (8 * 3600 - 0.1, "7 h 59 min"),
+        (366 * 86400, "366 d 0 h"),
+        (90000, "1 d 1 h"),
+    ],
+)
+def test_what_remains_is_told_in_its_two_largest_units(seconds: float, shown: str) -> None:
+    assert span_text(int(seconds * NS)) == shown
+
+
+def test_grants_and_events_agree_on_when_a_grant_ends(knocking: Knocking, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to read the grants; here, both clocks go on by 100 s."""
+    until_ns = boot_ns() + 1000 * NS
+    knocking.state.put_grant(Grant(IPV4, ALICE, 32, SSH.id, 6, 22, until_ns, until_ns))
+    listed, passed, wall_ns = State.list_grants, [0], time.time_ns
+
+    def slow(state: State) -> list[Grant]:
+        passed[0] += 100 * NS
+        return listed(state)
+
+    boot = kernel_state.boot_ns
+    monkeypatch.setattr(State, "list_grants", slow)
+    monkeypatch.setattr(kernel_state, "boot_ns", lambda: boot() + passed[0])
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns() + passed[0])
+    (grant,) = knocking("grants", "--json").json["grants"]
+    until = datetime.fromisoformat(grant["until"]).timestamp()
+    assert passed[0]
+    assert abs(until - (wall_ns() - boot() + until_ns) / NS) < 50
 
 
 def test_a_knock_that_is_no_more_has_no_name(knocking: Knocking) -> None:
@@ -150,7 +190,13 @@ def test_options_may_stand_behind_revoke(knocking: Knocking) -> None:
         (["--key", "phone"], "--key phone: the policy in force has no such key (it has laptop)"),
         (
             ["10.0.0.1/8"],
-            "'10.0.0.1/8' is no address or prefix: 10.0.0.1/8 has host bits set (as in 198.51.100.7 or 2001:db8::/32)",
+            "'10.0.0.1/8' is no address or prefix: 10.0.0.1/8 has host bits set "
+            "(the prefix is 10.0.0.0/8; the address alone is 10.0.0.1)",
+        ),
+        (
+            ["edge"],
+            "'edge' is no address or prefix: 'edge' does not appear to be an IPv4 or IPv6 network "
+            "(as in 198.51.100.7 or 2001:db8::/32)",
         ),
     ],
 )

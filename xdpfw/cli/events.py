@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import errno
-import time
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, instance_options, json_option
+from xdpfw.cli.output import count_text, time_text
 
 if TYPE_CHECKING:
     from xdpfw.kernel.pins import Pins
@@ -56,7 +56,7 @@ def command(app: App, follow: bool, since: str | None, netns: str | None, instan
         return
     with stream:
         _tell(app, stream.take(), as_json)
-        _complain(app, stream)
+        _complain(app, stream, since_ns)
 
 
 def _since_ns(since: str | None) -> int:
@@ -97,13 +97,13 @@ def _follow(app: App, pins: Pins, since_ns: int, as_json: bool) -> None:
                 app.sleep(POLL_S)
                 continue
             with stream:
-                _follow_stream(app, stream, as_json)
+                _follow_stream(app, stream, since_ns, as_json)
         app.complain("the firewall was detached")
     except KeyboardInterrupt:
         return  # that is how one stops
 
 
-def _follow_stream(app: App, stream: EventStream, as_json: bool) -> None:
+def _follow_stream(app: App, stream: EventStream, since_ns: int, as_json: bool) -> None:
     """Until its maps are no more the instance's."""
     try:
         while not stream.is_gone:
@@ -111,7 +111,7 @@ def _follow_stream(app: App, stream: EventStream, as_json: bool) -> None:
             app.sleep(POLL_S)
     finally:
         _tell(app, stream.take(), as_json)
-        _complain(app, stream)
+        _complain(app, stream, since_ns)
 
 
 def _tell(app: App, events: list[Event], as_json: bool) -> None:
@@ -132,15 +132,14 @@ _COLOURS: Final = {
 }
 
 
-def _complain(app: App, stream: EventStream) -> None:
-    """How many events nobody was told of."""
-    from xdpfw.cli.output import count_text
-
-    suppressed = dict(stream.suppressed)
-    for kind, count in stream.not_told().items():
+def _complain(app: App, stream: EventStream, since_ns: int) -> None:
+    """How many events nobody was told of. Those that were only counted have no time, and so are not of a --since."""
+    suppressed = {} if since_ns else dict(stream.suppressed)
+    for kind, count in () if since_ns else stream.not_told().items():
         suppressed[kind] = suppressed.get(kind, 0) + count
     for kind, count in suppressed.items():
-        app.complain(f"{kind}: {count_text(count, 'event')} above the limit a second {_were(count)} only counted")
+        what = f"{count_text(count, 'event')} above the limit a second {_were(count)} only counted"
+        app.complain(f"{kind}: {what}, over all the time that is known")
     if stream.lost:
         app.complain(f"{count_text(stream.lost, 'event')} {_were(stream.lost)} overwritten before they were read")
 
@@ -170,7 +169,7 @@ def _what(event: Event) -> str:
             return f"{knock}: {way}given up behind step {event.step} of {event.steps}, {_packet(event)}"
         case "grant":
             assert event.until is not None
-            return f"{knock}: {services} until {_clock(event.until)}{key}"
+            return f"{knock}: {services} until {time_text(event.until)}{key}"
         case "grant-end":
             return f"{knock}: {services} {event.cause}{key}"
         case "grant-refused":
@@ -200,10 +199,4 @@ def _packet(event: Event) -> str:
 
 
 def _date(wall_ns: int) -> str:
-    """Local time, as the others are who read it."""
-    seconds, rest = divmod(wall_ns, NS_PER_S)
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{rest // NS_PER_MS:03}"
-
-
-def _clock(wall_ns: int) -> str:
-    return _date(wall_ns).partition(".")[0]
+    return f"{time_text(wall_ns)}.{wall_ns % NS_PER_S // NS_PER_MS:03}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from xdpfw.kernel.state import State
     from xdpfw.observe.grants import HeldGrant
     from xdpfw.observe.metadata import Metadata
-
-NS_PER_S: Final = 1_000_000_000
 
 
 @click.group(
@@ -125,8 +124,9 @@ def _held(state: State, meta: Metadata) -> list[HeldGrant]:
     from xdpfw.kernel.state import boot_ns
     from xdpfw.observe.grants import live_grants
 
+    entries = state.list_grants()  # which may take a while: both clocks are read behind it, at once
     now_ns = boot_ns()
-    return live_grants(state.list_grants(), meta, now_ns, time.time_ns() - now_ns)
+    return live_grants(entries, meta, now_ns, time.time_ns() - now_ns)
 
 
 def _revoke(
@@ -178,9 +178,10 @@ def _prefix(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text)
     except ValueError as error:
-        raise UsageError(
-            f"{text!r} is no address or prefix: {error}", hint="as in 198.51.100.7 or 2001:db8::/32"
-        ) from None
+        hint = "as in 198.51.100.7 or 2001:db8::/32"
+        with suppress(ValueError):  # right but for host bits that are set
+            hint = f"the prefix is {ip_network(text, strict=False)}; the address alone is {text.partition('/')[0]}"
+        raise UsageError(f"{text!r} is no address or prefix: {error}", hint=hint) from None
 
 
 def _is_in(grant: HeldGrant, prefix: IPv4Network | IPv6Network) -> bool:
@@ -192,7 +193,7 @@ def _is_in(grant: HeldGrant, prefix: IPv4Network | IPv6Network) -> bool:
 
 
 def _print(app: App, grants: Iterable[HeldGrant], *, title: str = "services") -> None:
-    from xdpfw.cli.output import Column, print_table
+    from xdpfw.cli.output import Column, print_table, span_text, time_text
 
     columns = ("source", "knock", title, "until", "remaining", "key")
     rows = [
@@ -200,8 +201,8 @@ def _print(app: App, grants: Iterable[HeldGrant], *, title: str = "services") ->
             grant.source,
             grant.knock or "(removed knock)",
             ", ".join(grant.services) or "-",
-            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(grant.until // NS_PER_S)),
-            f"{grant.remaining_ns // NS_PER_S} s",
+            time_text(grant.until),
+            span_text(grant.remaining_ns),
             grant.key or (f"number {grant.key_id}" if grant.key_id else "-"),
         )
         for grant in grants

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from xdpfw.cli.app import App
     from xdpfw.reference.interpreter import Decision
+
+NS_PER_S: Final = 1_000_000_000
 
 VERDICT_COLOURS: Final = {"pass": "green", "drop": "red", "tx": "cyan", "redirect": "cyan"}
 _STYLES: Final = {
@@ -26,6 +29,7 @@ _STYLES: Final = {
     "degraded": "yellow",
 }
 _GAP: Final = "  "
+_SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -92,6 +96,20 @@ def working(app: App, text: str) -> Iterator[Callable[[str], None]]:
 def count_text(count: int, what: str) -> str:
     """``1 packet``, ``2 packets``."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def time_text(wall_ns: int) -> str:
+    """``2026-11-21 15:26:26``: the second that has begun, in local time, as the others are who read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall_ns // NS_PER_S))
+
+
+def span_text(ns: int) -> str:
+    """What is left of a time, in its two largest units, cut: ``7 h 59 min``, ``9 min 59 s``, ``23 s``."""
+    seconds = ns // NS_PER_S
+    for unit, name, smaller, smaller_name in _SPANS:
+        if seconds >= unit:
+            return f"{seconds // unit} {name} {seconds % unit // smaller} {smaller_name}"
+    return f"{seconds} s"
 
 
 def bytes_text(number: float) -> str:
