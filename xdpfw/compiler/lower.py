@@ -31,7 +31,7 @@ _NOT_IN_FORCE: Final = {
 }
 _GRANTS_END: Final = (
     "connections to ports that knocks open end with the grant, as allow.established is not in force yet: "
-    "let it last as long as they do"
+    "set for in a knock to as long as its connections last"
 )
 
 
