@@ -32,8 +32,12 @@ enum xdpfw_limit {
 	XDPFW_MAX_KNOCKED = 8,		/* knocks that rules ask for */
 	XDPFW_MAX_SPA_KEYS = 4096,
 	XDPFW_MAX_GRANTS = 65536,
-	XDPFW_PROGRESS_SLOTS = 1 << 14,	/* a step; see struct xdpfw_progress */
-	XDPFW_MARKER_SLOTS = 1 << 16,	/* see struct xdpfw_marker */
+	XDPFW_MAX_UNSIGNED_GRANTS = 49152,	/* entries of sequences: who knows one must not fill it up for SPA */
+	XDPFW_BEGINNING_BUCKETS = 1 << 18,	/* see struct xdpfw_beginnings */
+	XDPFW_PROGRESS_BUCKETS = 1 << 16,	/* see struct xdpfw_progress */
+	XDPFW_TEST_BUCKETS = 1 << 10,		/* of both, in test runs */
+	XDPFW_BUCKET_SLOTS = 8,
+	XDPFW_MARKER_SLOTS = 1 << 16,	/* see struct xdpfw_markers */
 	XDPFW_SPA_FAILURE_SLOTS = 4096,
 	XDPFW_EVENT_SLOTS = 8192,
 	XDPFW_EVENTS_PER_SECOND = 200,	/* of each kind; more are only counted */
@@ -244,6 +248,8 @@ struct xdpfw_config {
 	__u32 logs;			/* 1: a rule logs */
 	__u32 counts;			/* 1: a rule only counts */
 	__u32 generation;		/* the loader's: its number, for events */
+	__u32 beginning_mask;		/* the loader's: number of buckets - 1 */
+	__u32 progress_mask;
 	__u64 hash_secret[2];		/* the loader's: see struct xdpfw_shared */
 	__u32 knocked[8];		/* MAX_KNOCKED: numbers of the knocks behind FIELD_KNOCKED's bits */
 	struct xdpfw_field_table fields[15];		/* FIELD_COUNT */
@@ -377,8 +383,8 @@ struct xdpfw_sequence {
 	__u32 knock;
 	__u32 length;
 	__u32 closes;			/* 1: ends the grant; 0: opens */
-	__u64 within_ns;
-	__u64 step_ns;
+	__u32 within_ms;
+	__u32 step_ms;
 };
 
 /* Value of the map "tokens", by ACTION_STEP's target: bit p of positions[s]: it is step p of sequence s. */
@@ -457,27 +463,41 @@ struct xdpfw_shared {
 	__s64 tai_offset_ns;		/* CLOCK_TAI - CLOCK_REALTIME, as the last command found it */
 	__u64 swept_ns;			/* when expired grants were last looked for, as the map was full */
 	__u64 grants_refused;		/* as it was full all the same */
+	__u64 unsigned_grants;		/* entries without an SPA key; more, by those that user space took out, until a sweep */
 };
 
 /*
- * Half-done sequences: value of the map "progress", by (step - 1) * PROGRESS_SLOTS + a hash of source and sequence.
- * A source that has done "step" steps is in that step's part. A slot whose tag is another's has been taken over; it
- * still says that whoever fell into it had come as far.
+ * Sources that have done the first step of a sequence: value of the map "beginnings", a bucket of slots by a keyed hash
+ * of source and sequence. A slot has 32 further bits of it, the tag, in its upper half, and the time in ms of boot time,
+ * which goes round after 49 days, in the lower one; 0: empty.
  */
+struct xdpfw_beginnings {
+	__u64 slots[8];			/* BUCKET_SLOTS */
+};
+
+/* One that has come further; first 0: empty. */
+struct xdpfw_progress_slot {
+	__u64 first;			/* tag << 32 | ms of the first step */
+	__u64 last;			/* ms of the last step << 32 | further bits of the hash | steps done */
+};
+
+/* Value of the map "progress". */
 struct xdpfw_progress {
-	__u64 tag;			/* hash of source and sequence; 0: empty */
-	__u64 started_ns;		/* 0: no progress */
-	__u64 last_ns;			/* of the last step that was accepted */
+	struct xdpfw_progress_slot slots[8];	/* BUCKET_SLOTS */
+};
+
+enum xdpfw_progress_done {
+	XDPFW_PROGRESS_DONE_BITS = 4,
+	XDPFW_PROGRESS_DONE_MASK = 0xf,
 };
 
 /* The only value of the map "markers": by a hash of the source, until when one of its sequences may be half done. */
 struct xdpfw_markers {
-	__u32 slots[65536];		/* MARKER_SLOTS; (ns >> MARKER_SHIFT) << 4 | longest progress; 0: none */
+	__u32 slots[65536];		/* MARKER_SLOTS; ns >> MARKER_SHIFT, 0: it has begun none */
 };
 
 enum xdpfw_marker {
 	XDPFW_MARKER_SHIFT = 28,	/* a quarter of a second */
-	XDPFW_MARKER_STEP_BITS = 4,
 };
 
 /* Key of the map "grants". protocol 0 and port 0: the knock itself, for rules that ask who has knocked. */

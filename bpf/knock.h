@@ -73,7 +73,7 @@ static __always_inline struct scratch *new_attempt(const struct packet *p)
 		return NULL;
 	attempt = &scratch->attempt;
 	*attempt = (struct attempt){ .now_ns = boot_ns() };
-	attempt->most = marked_progress(p, attempt->now_ns);
+	attempt->is_marked = is_marked(p, attempt->now_ns);
 	return scratch;
 }
 
@@ -99,7 +99,7 @@ __attribute__((noinline)) int note_rotation(const struct packet *p, __u32 number
 		attempt->salt = window + i + 1;
 		attempt->positions = is_asked && !has_syn_data(p) ?
 				     rotation_positions(p, number, window + i, sequence->length) : 0;
-		if (attempt->positions || attempt->most)
+		if (attempt->positions || attempt->is_marked)
 			try_sequence(p, scratch);
 	}
 	return 0;
@@ -134,7 +134,7 @@ __attribute__((noinline)) int note(const struct packet *p, __u32 token)
 		/* Looked up each time: clang would add to the pointer before it is known to be one. */
 		steps = bpf_map_lookup_elem(&tokens, &token);
 		attempt->positions = steps ? steps->positions[number] : 0;
-		if (attempt->positions || attempt->most)
+		if (attempt->positions || attempt->is_marked)
 			try_sequence(p, scratch);
 	}
 	return 0;

@@ -101,7 +101,8 @@ struct {
 
 /* State: an instance's. The loader hands on what the generation before has. */
 MAPPABLE_ARRAY_MAP(shared, 1, struct xdpfw_shared);
-MAPPABLE_ARRAY_MAP(progress, (XDPFW_MAX_STEPS - 1) * XDPFW_PROGRESS_SLOTS, struct xdpfw_progress);
+MAPPABLE_ARRAY_MAP(beginnings, XDPFW_BEGINNING_BUCKETS, struct xdpfw_beginnings);
+MAPPABLE_ARRAY_MAP(progress, XDPFW_PROGRESS_BUCKETS, struct xdpfw_progress);
 ARRAY_MAP(markers, 1, struct xdpfw_markers);
 MAPPABLE_ARRAY_MAP(spa_times, XDPFW_MAX_SPA_KEYS, struct xdpfw_spa_time);
 MAPPABLE_ARRAY_MAP(spa_failures, XDPFW_SPA_FAILURE_SLOTS, struct xdpfw_spa_failures);

@@ -49,7 +49,7 @@ struct attempt {
 	__u64 now_ns;
 	__u32 sequence;		/* number */
 	__u32 positions;	/* bit p: the packet is step p */
-	__u32 most;		/* marked_progress() */
+	__u32 is_marked;	/* the source may have begun something */
 	__u32 padding;
 };
 

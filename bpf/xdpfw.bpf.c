@@ -26,7 +26,7 @@ _Static_assert(sizeof(config.directions) / sizeof(config.directions[0]) == XDPFW
 _Static_assert(XDP_DROP + XDPFW_VERDICT_PASS == XDP_PASS && XDP_DROP + XDPFW_VERDICT_TX == XDP_TX &&
 	       XDP_DROP + XDPFW_VERDICT_REDIRECT == XDP_REDIRECT, "verdicts are in XDP's order");
 _Static_assert(sizeof(config.knocked) / sizeof(config.knocked[0]) == XDPFW_MAX_KNOCKED, "a knock a bit");
-_Static_assert(XDPFW_MAX_STEPS - 1 <= MARKER_STEP_MASK, "a marker has room for the longest progress");
+_Static_assert(XDPFW_MAX_STEPS - 1 <= XDPFW_PROGRESS_DONE_MASK, "a slot has room for the longest progress");
 _Static_assert(sizeof(config.groups) / sizeof(config.groups[0]) == XDPFW_MAX_GROUPS, "a table a group");
 
 /* The policy's number for an interface. The factor is chosen so that no two of its interfaces share a slot. */

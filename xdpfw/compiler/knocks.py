@@ -27,6 +27,7 @@ from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS, TCP
 
 UDP: Final = PROTOCOLS["udp"]
 
+NS_PER_MS: Final = 1_000_000
 TAG_BYTES: Final = 16
 ROTATION_BYTES: Final = 32
 
@@ -341,8 +342,8 @@ def _sequence(sequence: _Sequence) -> abi.Value:
         "knock": sequence.knock,
         "length": sequence.length,
         "closes": sequence.closes,
-        "within_ns": sequence.within_ns,
-        "step_ns": sequence.step_ns,
+        "within_ms": sequence.within_ns // NS_PER_MS,
+        "step_ms": sequence.step_ns // NS_PER_MS,
     }
 
 

@@ -259,6 +259,10 @@ class Generation:
         config.generation = number
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
         config.hash_secret = secret
+        beginnings, progress = (
+            (abi.Limit.TEST_BUCKETS,) * 2 if trace else (abi.Limit.BEGINNING_BUCKETS, abi.Limit.PROGRESS_BUCKETS)
+        )
+        config.beginning_mask, config.progress_mask = beginnings - 1, progress - 1
         knocks = image.knocks
         sizes = {
             "actions": image.rule_count + config.knock_rules,
@@ -267,6 +271,8 @@ class Generation:
             "windows": config.rotation_count * WINDOWS_PER_ROTATION,
             "filters": config.rotation_count,
             "knock_counters": _count(knocks.knocks, "knock"),
+            "beginnings": beginnings,
+            "progress": progress,
             **{name: _count(getattr(knocks, name), name.removesuffix("s")) for name in _KNOCK_ARRAYS},
         }
         if not image.has_state:

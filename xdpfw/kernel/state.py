@@ -29,7 +29,6 @@ KERNEL_HEAD: Final = 0
 NOTES_HEAD: Final = 1
 NS_PER_S: Final = 1_000_000_000
 
-_MARKER_BITS: Final = 32 - abi.Marker.STEP_BITS
 
 
 class Grant(NamedTuple):
@@ -94,6 +93,7 @@ class State:
     """The maps, by their names in bpf/maps.h."""
 
     shared: ArrayMap
+    beginnings: ArrayMap
     progress: ArrayMap
     markers: ArrayMap
     grants: HashMap
@@ -137,7 +137,8 @@ class State:
             map_.value_size == size and map_.max_entries == entries
             for map_, size, entries in (
                 (self.shared, abi.size_of("shared"), 1),
-                (self.progress, abi.size_of("progress"), (Limit.MAX_STEPS - 1) * Limit.PROGRESS_SLOTS),
+                (self.beginnings, abi.size_of("beginnings"), Limit.BEGINNING_BUCKETS),
+                (self.progress, abi.size_of("progress"), Limit.PROGRESS_BUCKETS),
                 (self.markers, abi.size_of("markers"), 1),
                 (self.grants, abi.size_of("grant"), Limit.MAX_GRANTS),
                 (self.spa_times, abi.size_of("spa_time"), Limit.MAX_SPA_KEYS),
@@ -239,10 +240,7 @@ class State:
     def half_done(self, now_ns: int) -> int:
         """How many sources may be in the middle of a sequence. Sources that fall together count once."""
         now = now_ns >> abi.Marker.SHIFT
-        mask = (1 << _MARKER_BITS) - 1
-        markers = memoryview(self.markers.read(0)).cast("I")
-        untils = (marker >> abi.Marker.STEP_BITS for marker in markers if marker)
-        return sum((until - now) & mask <= mask >> 1 for until in untils)
+        return sum(until >= now for until in memoryview(self.markers.read(0)).cast("I") if until)
 
     def list_spa_times(self) -> list[SpaTime]:
         """By slot."""
@@ -272,9 +270,10 @@ class State:
         """Forgets all but the events. Only for maps that no interface's program has."""
         for grant in self.list_grants():
             self.delete_grant(grant)
-        length = self.progress.max_entries * self.progress.stride
-        with self.progress.mapped(length, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
-            memory[:length] = bytes(length)
+        for table in (self.beginnings, self.progress):
+            length = table.max_entries * table.stride
+            with table.mapped(length, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+                memory[:length] = bytes(length)
         self.markers.write(0, bytes(self.markers.value_size))
         for slot, found in enumerate(self.list_spa_times()):
             if found.fingerprint:
