@@ -39,8 +39,8 @@ enum xdpfw_limit {
 	XDPFW_BUCKET_SLOTS = 8,
 	XDPFW_MARKER_SLOTS = 1 << 16,	/* see struct xdpfw_markers */
 	XDPFW_SPA_FAILURE_SLOTS = 4096,
-	XDPFW_EVENT_SLOTS = 8192,
-	XDPFW_EVENTS_PER_SECOND = 200,	/* of each kind; more are only counted */
+	XDPFW_EVENT_SLOTS = 16384,
+	XDPFW_EVENTS_PER_SECOND = 100,	/* of each kind; more are only counted */
 };
 
 /* Sizes of what the tables are made of; see struct xdpfw_config. */
@@ -523,7 +523,8 @@ struct xdpfw_grant {
 /* Value of the map "spa_times". The controller assigns slots to keys. */
 struct xdpfw_spa_time {
 	__u64 fingerprint;		/* of the key: the first 8 bytes of its BLAKE2s-256, as a little-endian number; 0: free */
-	__u64 last_wall_ns;		/* time of the last message that was accepted */
+	__u64 last_wall_ns;		/* time of the last message that was accepted; 0: none since the key was loaded */
+	__u64 loaded_ns;		/* when it was; messages from before are refused. 0: it always was there */
 };
 
 /* Value of the map "spa_failures", by a hash of the prefix: /24, /64. A prefix that fails more drives out others. */
@@ -585,7 +586,7 @@ struct xdpfw_event {
 	__u8 padding[3];
 };
 
-/* Value of the map "event_limits", by kind. */
+/* Value of the map "event_limits", by kind; those of grants by SPA keys behind all others, at EVENT_COUNT + kind. */
 struct xdpfw_event_limit {
 	__u64 window;			/* a second, more or less: ns >> EVENT_WINDOW_SHIFT */
 	__u32 count;			/* in this window */

@@ -28,9 +28,11 @@ static __always_inline bool is_suppressed(__u32 kind)
 }
 
 /* Counts, and returns whether this one may be recorded; *suppressed then says how many were not, before it. */
-static __always_inline bool is_within_limit(__u32 kind, __u64 now, __u32 *suppressed)
+static __always_inline bool is_within_limit(const struct event *what, __u64 now, __u32 *suppressed)
 {
-	struct xdpfw_event_limit *limit = bpf_map_lookup_elem(&event_limits, &kind);
+	/* What a key has signed has limits of its own, which who has none cannot use up. */
+	__u32 slot = what->kind + (what->is_signed ? XDPFW_EVENT_COUNT : 0);
+	struct xdpfw_event_limit *limit = bpf_map_lookup_elem(&event_limits, &slot);
 	__u64 window = now >> XDPFW_EVENT_WINDOW_SHIFT, left_ns;
 
 	if (!limit)
@@ -68,7 +70,7 @@ __attribute__((noinline)) int record(const struct packet *p, const struct event 
 		return 0;
 	now = boot_ns();
 	head = bpf_map_lookup_elem(&event_heads, &zero);
-	if (!head || !is_within_limit(what->kind, now, &suppressed))
+	if (!head || !is_within_limit(what, now, &suppressed))
 		return 0;
 	number = __sync_fetch_and_add(head, 1);
 	slot = number % XDPFW_EVENT_SLOTS;

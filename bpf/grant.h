@@ -57,49 +57,95 @@ static __always_inline bool holds_grant(const struct packet *p, const struct xdp
 	return *now_ns < grant->until_ns;
 }
 
-static long delete_expired(void *map, const struct xdpfw_grant_key *key, const struct xdpfw_grant *grant,
-			   const __u64 *now)
+/* What a sweep counts is in the scratch, where the verifier does not follow it from entry to entry. */
+static long sweep_entry(void *map, const struct xdpfw_grant_key *key, const struct xdpfw_grant *grant,
+			const __u64 *now_ns)
 {
-	if (grant->until_ns <= *now)
+	struct scratch *scratch = scratch_of_cpu();
+
+	if (grant->until_ns <= *now_ns)
 		bpf_map_delete_elem(map, key);
+	else if (!grant->key && scratch)
+		scratch->unsigned_grants++;
 	return 0;
 }
 
 /* Makes room, if it was not tried just now. */
-static __always_inline bool sweep(__u64 now)
+static __always_inline bool sweep_grants(struct scratch *scratch, struct xdpfw_shared *state, __u64 now_ns)
 {
-	struct xdpfw_shared *state = shared_state();
-	__u64 swept;
+	__u64 swept = state->swept_ns;
 
-	if (!state)
+	if (swept && now_ns - swept < SWEEP_INTERVAL_NS)
 		return false;
-	swept = state->swept_ns;
-	if (swept && now - swept < SWEEP_INTERVAL_NS)
+	if (__sync_val_compare_and_swap(&state->swept_ns, swept, now_ns) != swept)
 		return false;
-	if (__sync_val_compare_and_swap(&state->swept_ns, swept, now) != swept)
-		return false;
-	bpf_for_each_map_elem(&grants, delete_expired, &now, 0);
+	scratch->unsigned_grants = 0;
+	bpf_for_each_map_elem(&grants, sweep_entry, &now_ns, 0);
+	/* Counted anew: what user space took out is not in the number. */
+	state->unsigned_grants = scratch->unsigned_grants;
 	return true;
 }
 
-static __always_inline bool put_grant(const struct xdpfw_grant_key *key, const struct xdpfw_grant *grant)
-{
-	struct xdpfw_grant *held = bpf_map_lookup_elem(&grants, key);
+enum put_outcome {
+	PUT_REFUSED,
+	PUT_EXTENDED,
+	PUT_NEW,
+};
 
+/*
+ * Puts the scratch's grant at its key. Entries are written whole: another CPU may have taken the one that was looked
+ * at out, and its memory may be another's by now. A global function. Returns an enum put_outcome.
+ */
+__attribute__((noinline)) int put_grant(void)
+{
+	struct xdpfw_shared *state = shared_state();
+	struct scratch *scratch = scratch_of_cpu();
+	const struct xdpfw_grant *held;
+	__u64 now_ns;
+	bool is_signed;
+
+	if (!scratch || !state)
+		return PUT_REFUSED;
+	now_ns = scratch->grant.granted_ns;
+	is_signed = scratch->grant.key;
+	held = bpf_map_lookup_elem(&grants, &scratch->key);
 	if (held) {
-		/* One that has run out is no more than a place. */
-		if (held->until_ns <= grant->granted_ns)
-			held->granted_ns = grant->granted_ns;
-		if (held->until_ns < grant->until_ns) {
-			held->until_ns = grant->until_ns;
-			held->key = grant->key;
-			held->key_number = grant->key_number;
-		}
-		return true;
+		if (held->until_ns >= scratch->grant.until_ns)
+			return PUT_EXTENDED;
+		scratch->extended = scratch->grant;
+		if (held->until_ns > now_ns)
+			scratch->extended.granted_ns = held->granted_ns;
+		if (held->key && !is_signed)
+			__sync_fetch_and_add(&state->unsigned_grants, 1);
+		else if (!held->key && is_signed)
+			__sync_fetch_and_add(&state->unsigned_grants, -1);
+		return bpf_map_update_elem(&grants, &scratch->key, &scratch->extended, BPF_ANY) ? PUT_REFUSED :
+												  PUT_EXTENDED;
 	}
-	if (!bpf_map_update_elem(&grants, key, grant, BPF_ANY))
-		return true;
-	return sweep(grant->granted_ns) && !bpf_map_update_elem(&grants, key, grant, BPF_ANY);
+	if (!is_signed && state->unsigned_grants >= XDPFW_MAX_UNSIGNED_GRANTS &&
+	    (!sweep_grants(scratch, state, now_ns) || state->unsigned_grants >= XDPFW_MAX_UNSIGNED_GRANTS))
+		return PUT_REFUSED;
+	if (bpf_map_update_elem(&grants, &scratch->key, &scratch->grant, BPF_ANY) &&
+	    (!sweep_grants(scratch, state, now_ns) || bpf_map_update_elem(&grants, &scratch->key, &scratch->grant, BPF_ANY)))
+		return PUT_REFUSED;
+	if (!is_signed)
+		__sync_fetch_and_add(&state->unsigned_grants, 1);
+	return PUT_NEW;
+}
+
+/* Takes out what is at scratch->key; true if it was live. */
+static __always_inline bool take_grant(struct scratch *scratch, struct xdpfw_shared *state, __u64 now_ns)
+{
+	const struct xdpfw_grant *held = bpf_map_lookup_elem(&grants, &scratch->key);
+	bool was_live;
+
+	if (!held)
+		return false;
+	was_live = now_ns < held->until_ns;
+	if (!held->key)
+		__sync_fetch_and_add(&state->unsigned_grants, -1);
+	bpf_map_delete_elem(&grants, &scratch->key);
+	return was_live;
 }
 
 /* The knock's service i, or 0, the knock itself, behind the last. */
@@ -113,14 +159,16 @@ static __always_inline bool is_asked_for(const struct xdpfw_knock *knock, __u32 
 	return !service || service == i + 1 || i >= knock->service_count;
 }
 
-/* Gives the source what it has earned. A global function. Returns 1, or 0 where there is no room. */
+/* Gives the source what it has earned, all of it or nothing. A global function. Returns 1, or 0: there is no room. */
 __attribute__((noinline)) int give_grant(const struct packet *p, const struct entitlement *earned)
 {
 	struct scratch *scratch = scratch_of_cpu();
+	struct xdpfw_shared *state = shared_state();
 	const struct xdpfw_knock *knock;
 	__u32 number;
+	enum put_outcome outcome = PUT_EXTENDED;
 
-	if (!p || !earned || !scratch)
+	if (!p || !earned || !scratch || !state)
 		return 0;
 	number = earned->knock;
 	knock = bpf_map_lookup_elem(&knocks, &number);
@@ -131,46 +179,78 @@ __attribute__((noinline)) int give_grant(const struct packet *p, const struct en
 	scratch->grant.key = earned->key;
 	scratch->grant.key_number = earned->key_number;
 	scratch->grant.padding = 0;
+	scratch->made = 0;
 	for (__u32 i = 0; i <= XDPFW_MAX_SERVICES; i++) {
 		if (i > knock->service_count)
 			break;
 		if (!is_asked_for(knock, i, earned->service))
 			continue;
 		grant_key(&scratch->key, p, knock, service_of(knock, i));
-		if (!put_grant(&scratch->key, &scratch->grant))
-			return 0;
+		outcome = put_grant();
+		if (outcome == PUT_REFUSED)
+			break;
+		if (outcome == PUT_NEW)
+			scratch->made |= 1U << i;
 	}
-	return 1;
+	if (outcome != PUT_REFUSED)
+		return 1;
+	for (__u32 i = 0; i <= XDPFW_MAX_SERVICES; i++) {
+		if (!(scratch->made >> i & 1))
+			continue;
+		grant_key(&scratch->key, p, knock, service_of(knock, i));
+		take_grant(scratch, state, 0);
+	}
+	return 0;
 }
 
-/* Ends the source's grant of a knock, or of one service of it. A global function. Returns whether there was one. */
+/* Whether the source holds a port of the knock. */
+static __always_inline bool holds_any(struct scratch *scratch, const struct packet *p, const struct xdpfw_knock *knock,
+				      __u64 now_ns)
+{
+	const struct xdpfw_grant *held;
+
+	for (__u32 i = 0; i < XDPFW_MAX_SERVICES; i++) {
+		if (i >= knock->service_count)
+			break;
+		grant_key(&scratch->key, p, knock, service_of(knock, i));
+		held = bpf_map_lookup_elem(&grants, &scratch->key);
+		if (held && now_ns < held->until_ns)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Ends the source's grant of a knock, or of one service of it; with the last service, that of the knock itself ends,
+ * too. A global function. Returns whether there was one.
+ */
 __attribute__((noinline)) int end_grant(const struct packet *p, const struct entitlement *given)
 {
 	struct scratch *scratch = scratch_of_cpu();
+	struct xdpfw_shared *state = shared_state();
 	const struct xdpfw_knock *knock;
-	const struct xdpfw_grant *held;
 	bool was_there = false;
-	__u64 now = boot_ns();
+	__u64 now_ns;
 	__u32 number;
 
-	if (!p || !given || !scratch)
+	if (!p || !given || !scratch || !state)
 		return 0;
 	number = given->knock;
 	knock = bpf_map_lookup_elem(&knocks, &number);
 	if (!knock)
 		return 0;
+	now_ns = boot_ns();
 	for (__u32 i = 0; i <= XDPFW_MAX_SERVICES; i++) {
 		if (i > knock->service_count)
 			break;
-		/* Who gives up one service keeps the others, and with them the knock. */
 		if (given->service && given->service != i + 1)
 			continue;
 		grant_key(&scratch->key, p, knock, service_of(knock, i));
-		held = bpf_map_lookup_elem(&grants, &scratch->key);
-		if (!held)
-			continue;
-		was_there |= now < held->until_ns;
-		bpf_map_delete_elem(&grants, &scratch->key);
+		was_there |= take_grant(scratch, state, now_ns);
+	}
+	if (given->service && !holds_any(scratch, p, knock, now_ns)) {
+		grant_key(&scratch->key, p, knock, 0);
+		take_grant(scratch, state, now_ns);
 	}
 	return was_there;
 }
@@ -255,6 +335,7 @@ __attribute__((noinline)) int settle(const struct packet *p, struct entitlement 
 	event->service = earned->service;
 	event->key_number = earned->key_number;
 	event->prefix_bits = scope_bits(p, knock);
+	event->is_signed = earned->key != 0;
 	record(p, event);
 	return event->kind != XDPFW_EVENT_GRANT_REFUSED;
 }

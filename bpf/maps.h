@@ -108,7 +108,7 @@ MAPPABLE_ARRAY_MAP(spa_times, XDPFW_MAX_SPA_KEYS, struct xdpfw_spa_time);
 MAPPABLE_ARRAY_MAP(spa_failures, XDPFW_SPA_FAILURE_SLOTS, struct xdpfw_spa_failures);
 MAPPABLE_ARRAY_MAP(events, XDPFW_EVENT_SLOTS, struct xdpfw_event);
 MAPPABLE_ARRAY_MAP(event_heads, 2, __u64);
-ARRAY_MAP(event_limits, XDPFW_EVENT_COUNT, struct xdpfw_event_limit);
+ARRAY_MAP(event_limits, 2 * XDPFW_EVENT_COUNT, struct xdpfw_event_limit);
 MAPPABLE_ARRAY_MAP(notes, XDPFW_EVENT_SLOTS, struct xdpfw_event);
 
 struct {

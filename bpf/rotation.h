@@ -17,6 +17,7 @@
 enum {
 	ROTATION_WINDOWS = 3,	/* that count at any time */
 	ROTATION_CACHED = 4,	/* a power of two above */
+	FILTER_MAX_NS = 1000000000,	/* so late may a filter be after a step of the clock, or suspend */
 };
 
 static __always_inline __u64 present_window(const struct xdpfw_rotation *rotation)
@@ -46,7 +47,7 @@ static __always_inline void derive_window(const struct xdpfw_rotation *rotation,
 
 		cached->ports[i] = rotation->port_low + bpf_ntohs(word) % rotation->port_span;
 	}
-	__sync_fetch_and_add(&cached->number, window + 1);	/* behind the ports */
+	__sync_lock_test_and_set(&cached->number, window + 1);	/* behind the ports */
 }
 
 /* Which steps of a window that was derived a SYN or datagram is: bit p for step p. A global function. */
@@ -74,8 +75,8 @@ static __always_inline __u32 filter_bit(__u32 port, __u32 is_udp)
 
 /*
  * False only if a SYN or datagram is no step of any window of a rotation. The time to the present window's end is
- * measured in jiffies, which cost a load where a clock costs a call; after a step of the wall clock, the filter may
- * be late by what was left of the window.
+ * measured in jiffies, which cost a load where a clock costs a call; after a step of the wall clock, or suspend, the
+ * filter may be late by a second.
  */
 static __always_inline bool may_be_step(const struct packet *p, __u32 number)
 {
@@ -120,7 +121,10 @@ __attribute__((noinline)) int renew_filter(__u32 number, __u64 window)
 	/* Word by word, none of them ever empty in between: another CPU may be reading. */
 	for (int i = 0; i < FILTER_WORDS; i++)
 		filter->bits[i] = scratch->filter_bits[i];
-	filter->valid_until_tick = tick + (end - now) / LONGEST_TICK_NS;
+	now = end - now;
+	if (now > FILTER_MAX_NS)
+		now = FILTER_MAX_NS;
+	filter->valid_until_tick = tick + now / LONGEST_TICK_NS;
 	return 0;
 }
 

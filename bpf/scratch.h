@@ -30,7 +30,7 @@ struct event {
 	__u16 service;
 	__u8 step;
 	__u8 steps;
-	__u32 padding;
+	__u32 is_signed;	/* 1: a grant that an SPA key has earned, or its end */
 };
 
 /* Who earned a grant, and how. */
@@ -71,6 +71,9 @@ struct scratch {
 	struct event event;
 	struct xdpfw_grant_key key;
 	struct xdpfw_grant grant;
+	struct xdpfw_grant extended;
+	__u64 unsigned_grants;		/* that a sweep found */
+	__u64 made;			/* bit i: this grant's entry of service i is new */
 	__u64 filter_bits[FILTER_WORDS];
 	__u64 wall_tick;	/* of jiffies, in which wall_ns was asked for */
 	__u64 wall_ns;

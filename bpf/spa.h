@@ -131,6 +131,17 @@ static __always_inline void count_failure(const struct packet *p)
 }
 
 /*
+ * Whether a message was made before its key was loaded here, when an earlier one may have been lost. By the age of the
+ * key, not by what the clock said then: it may have been wrong, and been put right since.
+ */
+static __always_inline bool is_older(__u64 time_ns, __u64 wall, __u64 loaded_ns)
+{
+	__u64 age_ns = boot_ns() - loaded_ns;
+
+	return age_ns < wall && time_ns <= wall - age_ns;
+}
+
+/*
  * All checks but that of the tag. Returns the reason to refuse the message, or 0; then the scratch has its claim, and
  * what its tag is made of. A global function.
  */
@@ -176,6 +187,8 @@ __attribute__((noinline)) int examine_spa(struct xdp_md *ctx, const struct packe
 	if (time <= scratch->claim.last_ns)
 		return XDPFW_REASON_KNOCK_SPA_REPLAYED;
 	wall = wall_ns();
+	if (!scratch->claim.last_ns && times->loaded_ns && is_older(time, wall, times->loaded_ns))
+		return XDPFW_REASON_KNOCK_SPA_REPLAYED;
 	if (time < wall && wall - time > key->window_ns)
 		return XDPFW_REASON_KNOCK_SPA_STALE;
 	if (time > wall && time - wall > key->window_ns)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import time
 from collections.abc import Iterator
+from typing import Final
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
@@ -13,6 +15,9 @@ from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation, Image
 from xdpfw.kernel.state import Grant, SpaTime, State, present_tai_offset_ns
 from xdpfw.observe.metadata import KnockMeta, Metadata, service_name
+
+MAX_WINDOW_NS: Final = 86_400 * 1_000_000_000
+"""The longest ``window`` that a policy may give SPA messages."""
 
 
 @contextlib.contextmanager
@@ -75,8 +80,10 @@ def tidy(pins: Pins, meta: Metadata, before: int) -> None:
         state.end_grants(gone, abi.GrantEnd.KNOCK_REMOVED, before)
         unkeyed = [grant for grant in grants if grant not in gone and grant.key and grant.key not in keys]
         state.end_grants(unkeyed, abi.GrantEnd.KEY_REMOVED, before)
+        # A key may come back. Until its messages are too old anyway, the last one that was accepted is remembered.
+        outdated_ns = time.time_ns() - MAX_WINDOW_NS
         for slot, found in enumerate(state.list_spa_times()):
-            if found.fingerprint and found.fingerprint not in keys:
+            if found.fingerprint and found.fingerprint not in keys and found.last_wall_ns < outdated_ns:
                 state.write_spa_time(slot, SpaTime(0, 0))
 
 

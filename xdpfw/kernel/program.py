@@ -10,7 +10,6 @@ import hashlib
 import mmap
 import os
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -19,7 +18,7 @@ from xdpfw.errors import CapacityError, KernelError, VerifierError
 from xdpfw.kernel import abi
 from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, object_info, options, take_log
 from xdpfw.kernel.maps import ArrayMap, Counter, CounterMap, KnockCounter, KnockCounterMap, Map
-from xdpfw.kernel.state import STATE_MAPS, State, present_tai_offset_ns
+from xdpfw.kernel.state import STATE_MAPS, State, boot_ns, present_tai_offset_ns
 
 OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
 PROGRAM: Final = "xdpfw"
@@ -419,7 +418,7 @@ class Generation:
         wanted = [fingerprint for fingerprint in knocks.fingerprints if fingerprint is not None]
         if self.state is not None and wanted:
             # Messages from before the key was known here are refused. In test runs, it always was.
-            slots = self.state.assign_spa_slots(wanted, 0 if self.traces else time.time_ns())
+            slots = self.state.assign_spa_slots(wanted, 0 if self.traces else boot_ns())
             for key, fingerprint in zip(keys, knocks.fingerprints, strict=True):
                 if fingerprint is not None:
                     key.slot = slots[fingerprint]

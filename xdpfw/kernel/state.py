@@ -30,7 +30,6 @@ NOTES_HEAD: Final = 1
 NS_PER_S: Final = 1_000_000_000
 
 
-
 class Grant(NamedTuple):
     """One entry of ``grants``: ``knock`` has admitted a source to a port, or, with protocol and port 0, at all.
 
@@ -62,10 +61,14 @@ class Shared(NamedTuple):
 
 
 class SpaTime(NamedTuple):
-    """An element of ``spa_times``; ``fingerprint`` 0: it is nobody's."""
+    """An element of ``spa_times``; ``fingerprint`` 0: it is nobody's.
+
+    ``last_wall_ns`` 0: no message was accepted since ``loaded_ns`` (CLOCK_BOOTTIME; 0: the key always was there).
+    """
 
     fingerprint: int
     last_wall_ns: int
+    loaded_ns: int = 0
 
 
 class SpaFailures(NamedTuple):
@@ -144,7 +147,7 @@ class State:
                 (self.spa_times, abi.size_of("spa_time"), Limit.MAX_SPA_KEYS),
                 (self.spa_failures, abi.size_of("spa_failures"), Limit.SPA_FAILURE_SLOTS),
                 (self.events, abi.size_of("event"), Limit.EVENT_SLOTS),
-                (self.event_limits, abi.size_of("event_limit"), abi.EventKind.EVENT_COUNT),
+                (self.event_limits, abi.size_of("event_limit"), 2 * abi.EventKind.EVENT_COUNT),
                 (self.notes, abi.size_of("event"), Limit.EVENT_SLOTS),
             )
         ) and self.grants.key_size == abi.size_of("grant_key")
@@ -244,25 +247,27 @@ class State:
 
     def list_spa_times(self) -> list[SpaTime]:
         """By slot."""
-        return [SpaTime(found.fingerprint, found.last_wall_ns) for found in _elements(self.spa_times, "spa_time")]
+        elements = _elements(self.spa_times, "spa_time")
+        return [SpaTime(found.fingerprint, found.last_wall_ns, found.loaded_ns) for found in elements]
 
     def write_spa_time(self, slot: int, value: SpaTime) -> None:
         """Only for a slot that no key of a running program has: the kernel writes the time."""
         self.spa_times.write(slot, abi.pack("spa_time", value._asdict()))
 
-    def assign_spa_slots(self, fingerprints: Sequence[int], first_wall_ns: int) -> dict[int, int]:
-        """Where the last times of these keys are, by fingerprint; new keys get a slot whose time is ``first_wall_ns``.
+    def assign_spa_slots(self, fingerprints: Sequence[int], loaded_ns: int) -> dict[int, int]:
+        """Where the last times of these keys are, by fingerprint; new keys get a slot, as loaded at ``loaded_ns``.
 
         Raises CapacityError where none is free.
         """
-        slots = {found.fingerprint: slot for slot, found in enumerate(self.list_spa_times()) if found.fingerprint}
-        free = iter(slot for slot in range(self.spa_times.max_entries) if slot not in set(slots.values()))
+        found = self.list_spa_times()
+        slots = {each.fingerprint: slot for slot, each in enumerate(found) if each.fingerprint}
+        free = (slot for slot, each in enumerate(found) if not each.fingerprint)
         for fingerprint in fingerprints:
             if fingerprint not in slots:
                 slot = next(free, None)
                 if slot is None:
                     raise CapacityError(f"more than {self.spa_times.max_entries:,} SPA keys")
-                self.write_spa_time(slot, SpaTime(fingerprint, first_wall_ns))
+                self.write_spa_time(slot, SpaTime(fingerprint, 0, loaded_ns))
                 slots[fingerprint] = slot
         return {fingerprint: slots[fingerprint] for fingerprint in fingerprints}
 
@@ -292,8 +297,10 @@ class State:
 
     def suppressed(self) -> dict[int, int]:
         """Events that were only counted since the last of their kind that was recorded, by kind."""
-        limits = (abi.unpack("event_limit", self.event_limits.read(kind)) for kind in range(abi.EventKind.EVENT_COUNT))
-        return {kind: limit.suppressed for kind, limit in enumerate(limits)}
+        kinds = range(abi.EventKind.EVENT_COUNT)
+        slots = (self.event_limits.read(slot) for slot in range(2 * len(kinds)))
+        suppressed = [abi.unpack("event_limit", slot).suppressed for slot in slots]
+        return {kind: suppressed[kind] + suppressed[len(kinds) + kind] for kind in kinds}
 
     def kernel_ring(self) -> Ring:
         return Ring(self.events, self.event_heads, KERNEL_HEAD)

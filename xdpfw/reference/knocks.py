@@ -36,6 +36,7 @@ ACCEPTED: Final = "knock.spa_accepted"
 SYN: Final = 0x02
 NOT_BARE: Final = 0x01 | 0x04 | 0x08 | 0x10 | 0x20  # FIN, RST, PSH, ACK, URG; ECN's flags (RFC 3168) do not matter
 ICMP_IN_IPV6: Final = {8: 128, 0: 129}  # echo request and reply
+NS_PER_MS: Final = 1_000_000
 NS_PER_S: Final = 1_000_000_000
 
 
@@ -81,13 +82,14 @@ class Knocks:
                 yield knock, Course(knock.name, True, knock.close)
 
     def progress(self, source: Source, course: Course) -> Progress | None:
-        """How far the source has come, unless it has taken too long."""
+        """How far the source has come, unless it has taken too long, counted in whole milliseconds of boot time."""
         progress = self.memory.progress.get((source, course))
         if progress is None:
             return None
-        if self.now.boot_ns - progress.started_ns > course.sequence.within_ns:
+        now_ms = self.now.boot_ns // NS_PER_MS
+        if (now_ms - progress.started_ns // NS_PER_MS) * NS_PER_MS > course.sequence.within_ns:
             return None
-        if self.now.boot_ns - progress.last_ns > course.sequence.step_ns:
+        if (now_ms - progress.last_ns // NS_PER_MS) * NS_PER_MS > course.sequence.step_ns:
             return None
         return progress
 
@@ -197,10 +199,15 @@ class Knocks:
     def _grant(
         self, source: Source, knock: ir.Knock, duration_ns: int, key: ir.SpaKey | None = None, service: int = 0
     ) -> bool:
-        """Grants all that the knock opens, or its ``service``-th port; and the knock itself. False: no room."""
+        """Grants all that the knock opens, or its ``service``-th port; and the knock itself. False: no room for it."""
         grant = Grant(self.now.boot_ns + duration_ns, key)
         ports = knock.opens[service - 1 : service] if service else knock.opens
-        granted = all(self.memory.put(grant_key(source, knock, port), grant, self.now) for port in (*ports, THE_KNOCK))
+        keys = [grant_key(source, knock, port) for port in (*ports, THE_KNOCK)]
+        new = [key for key in keys if key not in self.memory.grants]
+        granted = all(self.memory.put(key, grant, self.now) for key in keys)
+        if not granted:
+            for each in new:
+                self.memory.grants.pop(each, None)
         kind = EventKind.GRANT if granted else EventKind.GRANT_REFUSED
         self.events.append(
             Event(
@@ -214,12 +221,14 @@ class Knocks:
         return granted
 
     def _close(self, source: Source, knock: ir.Knock, key: ir.SpaKey | None = None, service: int = 0) -> None:
-        """Ends the source's grant; or of its ports the ``service``-th alone, so that it still holds the knock."""
+        """Ends the source's grant; or of its ports the ``service``-th alone, and the knock itself with the last."""
         ports = knock.opens[service - 1 : service] if service else (*knock.opens, THE_KNOCK)
         ended = False
         for port in ports:
             ended |= self._holds(source, knock, port)
             self.memory.grants.pop(grant_key(source, knock, port), None)
+        if not any(self._holds(source, knock, port) for port in knock.opens):
+            self.memory.grants.pop(grant_key(source, knock, THE_KNOCK), None)
         if ended:
             number = key.number if key else 0
             self.events.append(Event(EventKind.GRANT_END, knock.name, key_number=number, service=service))

@@ -12,6 +12,7 @@ from xdpfw.compiler.ir import Family
 from xdpfw.packet.decode import Packet
 
 MAX_GRANTS: Final = 65536
+MAX_UNSIGNED_GRANTS: Final = 49152
 SWEEP_INTERVAL_NS: Final = 1_000_000_000
 ADDRESS_BITS: Final = {Family.IPV4: 32, Family.IPV6: 128}
 
@@ -118,9 +119,14 @@ class Event:
 
 @dataclass(slots=True)
 class Memory:
-    """State of one firewall. ``grant_capacity``: how many entries there is room for, expired ones included."""
+    """State of one firewall.
+
+    ``grant_capacity``: how many entries there is room for, expired ones included; ``unsigned_capacity``: how many of
+    those that no SPA key has earned.
+    """
 
     grant_capacity: int = MAX_GRANTS
+    unsigned_capacity: int = MAX_UNSIGNED_GRANTS
     progress: dict[tuple[Source, Course], Progress] = field(default_factory=dict)
     grants: dict[GrantKey, Grant] = field(default_factory=dict)
     spa_last_wall_ns: dict[bytes, int] = field(default_factory=dict)  # by key; initially 0
@@ -128,7 +134,12 @@ class Memory:
 
     def copy(self) -> Memory:
         return Memory(
-            self.grant_capacity, dict(self.progress), dict(self.grants), dict(self.spa_last_wall_ns), self.swept_ns
+            self.grant_capacity,
+            self.unsigned_capacity,
+            dict(self.progress),
+            dict(self.grants),
+            dict(self.spa_last_wall_ns),
+            self.swept_ns,
         )
 
     def holds(self, source: Source, knock: ir.Knock, service: Service, now: Instant) -> bool:
@@ -139,13 +150,18 @@ class Memory:
     def put(self, key: GrantKey, grant: Grant, now: Instant) -> bool:
         """Grants, or has a grant last longer, never shorter. False where there is no room."""
         held = self.grants.get(key)
-        if held is None and len(self.grants) >= self.grant_capacity:
+        if held is None and not self._has_room(grant):
             self._sweep(now)
-            if len(self.grants) >= self.grant_capacity:
+            if not self._has_room(grant):
                 return False
         if held is None or held.until_ns < grant.until_ns:
             self.grants[key] = grant
         return True
+
+    def _has_room(self, grant: Grant) -> bool:
+        """Grants that no key has signed must leave some for those that are."""
+        unsigned = sum(each.key is None for each in self.grants.values())
+        return len(self.grants) < self.grant_capacity and (grant.key is not None or unsigned < self.unsigned_capacity)
 
     def _sweep(self, now: Instant) -> None:
         """Makes room, at most once a second."""
