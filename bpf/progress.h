@@ -274,8 +274,8 @@ __attribute__((noinline)) int advance(const struct packet *p, const struct attem
 		return 0;
 	hash = progress_hash(p, sequence->id, attempt->salt);
 	now_ms = attempt->now_ns / NS_PER_MS;
-	if (attempt->is_marked)
-		look_up(hash, &s);
+	/* Whatever the marker says: what has run out must go before the source begins anew. */
+	look_up(hash, &s);
 	if (s.done && now_ms - s.started_ms <= sequence->within_ms && now_ms - s.last_ms <= sequence->step_ms)
 		done = s.done;
 	if (done && attempt->positions >> (done - 1) & 1)

@@ -10,6 +10,7 @@ import pytest
 from tests.knocking import (
     KNOCKER,
     KNOCKER6,
+    MS,
     PASSED,
     SHUT,
     STEP,
@@ -135,8 +136,8 @@ def test_tags_and_options_do_not_matter(src: str, options: str) -> None:
     ("gaps", "opened"),
     [
         ((5 * S, 5 * S), True),
-        ((5 * S + 1, 0), False),
-        ((0, 5 * S + 1), False),
+        ((5 * S + MS, 0), False),
+        ((0, 5 * S + MS), False),
         ((5 * S, 3 * S), True),
         ((3 * S, 5 * S), True),
     ],
@@ -168,7 +169,7 @@ def test_a_repeat_gains_no_time() -> None:
     firewall.knock("7000/tcp")
     firewall.wait(3 * S)
     firewall.knock("7000/tcp")
-    firewall.wait(2 * S + 1)
+    firewall.wait(2 * S + MS)
     firewall.knock("9000/udp 8000/tcp")
     assert not firewall.opened()
 
@@ -176,7 +177,7 @@ def test_a_repeat_gains_no_time() -> None:
 def test_the_first_step_begins_anew_once_its_time_is_over() -> None:
     firewall = Firewall([knock("ssh", sequence(STEPS, within=10 * S, step=5 * S))])
     firewall.knock("7000/tcp")
-    firewall.wait(5 * S + 1)
+    firewall.wait(5 * S + MS)
     firewall.knock("7000/tcp")
     firewall.wait(5 * S)
     firewall.knock("9000/udp 8000/tcp")
@@ -186,7 +187,7 @@ def test_the_first_step_begins_anew_once_its_time_is_over() -> None:
 def test_a_late_step_is_no_reset_to_tell_of() -> None:
     firewall = Firewall([SSH])
     firewall.knock("7000/tcp")
-    firewall.wait(10 * S + 1)
+    firewall.wait(10 * S + MS)
     firewall.knock("9000/udp")
     assert firewall.kinds() == [(EventKind.STEP, "ssh", 1)]
 

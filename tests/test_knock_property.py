@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.knock_strategies import Sent, conversations
-from tests.knocking import Firewall, S, knock, packet_of, sequence
+from tests.knocking import MS, Firewall, S, knock, packet_of, sequence
 from tests.policies import one, rule
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import ActionKind, Match
@@ -23,7 +23,7 @@ STEPS = ("7000/tcp", "7001/tcp", "7001/udp", "8/icmp")
 WRONG = ("23/tcp", "7009/udp", "22/tcp")
 PASSED = "80/tcp"
 WITHIN, STEP = 8 * S, 5 * S
-WAITS = (0, 0, 0, 0, 1, 1 * S, 4 * S, 5 * S, 5 * S + 1, 8 * S)
+WAITS = (0, 0, 0, 0, MS, 1 * S, 4 * S, 5 * S, 5 * S + MS, 8 * S)
 SOURCES = ("198.51.100.7", "198.51.100.8", "2001:db8::7")
 
 

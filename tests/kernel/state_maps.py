@@ -17,11 +17,12 @@ FLAG_NO_PREALLOC: Final = 1
 
 ARRAYS: Final[dict[str, tuple[str, int]]] = {
     "shared": ("shared", 1),
-    "progress": ("progress", (abi.Limit.MAX_STEPS - 1) * abi.Limit.PROGRESS_SLOTS),
+    "beginnings": ("beginnings", abi.Limit.BEGINNING_BUCKETS),
+    "progress": ("progress", abi.Limit.PROGRESS_BUCKETS),
     "spa_times": ("spa_time", abi.Limit.MAX_SPA_KEYS),
     "spa_failures": ("spa_failures", abi.Limit.SPA_FAILURE_SLOTS),
     "events": ("event", abi.Limit.EVENT_SLOTS),
-    "event_limits": ("event_limit", int(abi.EventKind.EVENT_COUNT)),
+    "event_limits": ("event_limit", 2 * abi.EventKind.EVENT_COUNT),
     "notes": ("event", abi.Limit.EVENT_SLOTS),
 }
 WORD_BYTES: Final = 8

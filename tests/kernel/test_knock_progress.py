@@ -8,9 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests import frames
 from tests.kernel.agreement import Agreement, agreement
-from tests.kernel.slots import progress_tag, slot, source_hash
 from tests.knocking import KNOCKER, KNOCKER6, MS, PASSED, SHUT, STEP, S, knock, packet_of, sequence
 from tests.policies import one, policy, rule
 from xdpfw.compiler import ir
@@ -19,15 +17,18 @@ from xdpfw.compiler.ir import ActionKind, Match
 from xdpfw.kernel import abi
 from xdpfw.kernel.program import LOOPBACK, Generation
 from xdpfw.packet.notation import parse_packet
-from xdpfw.reference.memory import START, Source
+from xdpfw.reference.memory import START
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 
 STEPS = ("7000/tcp", "9000/udp", "8000/tcp")
 SSH = knock("ssh", sequence(" ".join(STEPS), within=10 * S, step=5 * S))
-FLOOD = 10 * abi.Limit.PROGRESS_SLOTS
-MARKER_ROUND_NS = 1 << 28 + abi.Marker.SHIFT
-"""After so long the markers' time begins again: 834 days."""
+BEGINNINGS = abi.Limit.BEGINNING_BUCKETS
+PROGRESS = abi.Limit.PROGRESS_BUCKETS
+"""So many sources at once have one in each bucket, of eight places, on average."""
+
+MS_ROUND_NS = (1 << 32) * MS
+"""After so long the milliseconds of half-done sequences begin again: 49 days."""
 
 
 def dropping(*knocks: ir.Knock, rules: tuple[ir.Rule, ...] = ()) -> ir.Policy:
@@ -68,7 +69,7 @@ def knocks(both: Agreement, steps: tuple[str, ...] = STEPS, src: str = KNOCKER, 
 
 @pytest.mark.parametrize("src", [KNOCKER, KNOCKER6])
 @pytest.mark.parametrize(
-    ("gap_ns", "opened"), [(0, True), (1, True), (5 * S - 1, True), (5 * S, True), (5 * S + 1, False), (9 * S, False)]
+    ("gap_ns", "opened"), [(0, True), (1, True), (5 * S - 1, True), (5 * S, True), (5 * S + MS, False), (9 * S, False)]
 )
 def test_the_edge_of_a_gap(both: Agreement, gap_ns: int, opened: bool, src: str) -> None:
     assert knocks(both, src=src, gap_ns=gap_ns) == opened
@@ -77,7 +78,7 @@ def test_the_edge_of_a_gap(both: Agreement, gap_ns: int, opened: bool, src: str)
 def test_the_edge_of_the_whole() -> None:
     path = ("7000/tcp", "9000/udp", "8000/tcp", "6000/tcp")
     within = knock("ssh", sequence(" ".join(path), within=9 * S, step=5 * S))
-    for gap_ns, opened in ((3 * S, True), (3 * S + 1, False)):
+    for gap_ns, opened in ((3 * S, True), (3 * S + MS, False)):
         with agreement(dropping(within)) as both:
             assert knocks(both, path, gap_ns=gap_ns) == opened
 
@@ -89,11 +90,11 @@ def test_at_any_time_since_boot(both: Agreement, start_ns: int) -> None:
     both.now = START
 
 
-@pytest.mark.parametrize("rounds", [1, 2, 5])
+@pytest.mark.parametrize("rounds", [1, 17, 200])
 @pytest.mark.parametrize("before_ns", [20 * S, 6 * S, 5 * S, 1, 0, -1, -20 * S])
 def test_for_years(both: Agreement, rounds: int, before_ns: int) -> None:
-    """Markers have 28 bits for the time, which go round."""
-    both.now = both.now._replace(boot_ns=rounds * MARKER_ROUND_NS - before_ns)
+    """Of half-done sequences, 32 bits of the milliseconds are kept, which go round."""
+    both.now = both.now._replace(boot_ns=rounds * MS_ROUND_NS - before_ns)
     assert knocks(both, gap_ns=4 * S)
     both.wait(30 * S)
     assert not knocks(both, STEPS[:2])
@@ -111,15 +112,16 @@ class Flood:
 
     def __init__(self, both: Agreement) -> None:
         self.both = both
+        self.first = 0x0B000000
 
-    def send(self, *steps: str, count: int = FLOOD) -> None:
+    def send(self, *steps: str, count: int) -> None:
         """Each step of each source, one source after the other."""
         heads = [parse_packet(packet_of(step)) for step in steps]
         at = 14 + 12
         parts = [(head[:at], head[at + 4 :]) for head in heads]
         run, now = self.both.generation.run, self.both.now
         for number in range(count):
-            source = (0x0B000000 + number * 7).to_bytes(4)
+            source = (self.first + number * 7).to_bytes(4)
             for before, after in parts:
                 run(before + source + after, boot_ns=now.boot_ns, wall_ns=now.wall_ns)
 
@@ -137,77 +139,69 @@ class Flood:
 def flood() -> Iterator[Flood]:
     """A generation of its own: what it has counted and told nobody compares."""
     made = dropping(SSH)
-    with Generation.load(compile_policy(made), interfaces=[1000], targets=[], trace=True) as generation:
+    with Generation.load(compile_policy(made), interfaces=[1000], targets=[], trace=True, full_size=True) as generation:
         yield Flood(Agreement(made, generation))
 
 
-@pytest.mark.parametrize("spoofed", [STEPS[:1], STEPS[:2]])
-def test_a_flood_breaks_no_sequence_and_evicts_no_grant(flood: Flood, spoofed: tuple[str, ...]) -> None:
-    """Ten times the size of a step's table, before, between and after the steps of one who knocks."""
-    holders = [f"192.0.2.{number}" for number in range(100)]
+@pytest.mark.parametrize(
+    ("spoofed", "count"),
+    [
+        pytest.param(STEPS[:1], BEGINNINGS, id="first steps"),
+        pytest.param((STEPS[0], "23/tcp"), BEGINNINGS // 2, id="first steps, given up"),
+        pytest.param(STEPS[:2], PROGRESS, id="two steps"),
+        pytest.param((*STEPS[:2], "23/tcp"), PROGRESS // 2, id="two steps, given up"),
+        pytest.param(STEPS, 20000, id="whole knocks"),
+    ],
+)
+def test_a_flood_breaks_no_sequence_and_evicts_no_grant(flood: Flood, spoofed: tuple[str, ...], count: int) -> None:
+    """Before each of the steps of one who knocks, and at last."""
+    holders = [f"192.0.2.{number}" for number in range(20)]
     assert all(flood.opens(holder, *STEPS) for holder in holders)
-    for src in (KNOCKER, KNOCKER6):
-        for step in STEPS:
-            flood.send(*spoofed)
-            flood.both.wait(1 * S)
-            assert flood.reason(packet_of(step, src)) == STEP
-        assert flood.reason(packet_of("22/tcp", src)) == PASSED
-    flood.send(*spoofed)
-    assert all(flood.reason(packet_of("22/tcp", src)) == PASSED for src in (*holders, KNOCKER, KNOCKER6))
+    for number, step in enumerate(STEPS):
+        flood.send(*spoofed, count=count // (number + 1))
+        flood.both.wait(1 * S)
+        assert [flood.reason(packet_of(step, src)) for src in (KNOCKER, KNOCKER6)] == [STEP] * 2
+    flood.send(*spoofed, count=1000)
+    assert [flood.reason(packet_of("22/tcp", src)) for src in (*holders, KNOCKER, KNOCKER6)] == [PASSED] * 22
+
+
+def test_a_flood_gives_nobody_a_step(flood: Flood) -> None:
+    """Each source has what it has done itself, whoever shares its bucket."""
+    flood.send(STEPS[0], count=BEGINNINGS)
+    flood.send(*STEPS[:2], count=PROGRESS)
+    for number in range(200):
+        assert not flood.opens(f"192.0.2.{number}", "8000/tcp")
+        assert not flood.opens(f"192.0.3.{number}", "9000/udp", "8000/tcp")
+
+
+def test_a_sweep_by_many_sources_opens_nothing(flood: Flood) -> None:
+    """A packet each, over the ports of the knock, again and again."""
+    for _ in STEPS:
+        for step in ("7000/tcp", "8000/tcp", "9000/udp"):
+            flood.send(step, count=20000)
+            # Others each time: the next sources' packets are not the next steps of these.
+            flood.first += 20000 * 7
     assert flood.both.generation.state is not None
-    assert len(flood.both.generation.state.list_grants()) == 2 * len(holders) + 4
+    assert flood.both.generation.state.list_grants() == []
 
 
-def test_a_flood_gives_nobody_a_step_that_it_had_not_got_right(flood: Flood) -> None:
-    """Whoever falls into a slot that it has taken counts as having come as far as the flood, and no further."""
-    flood.send(STEPS[0])
-    assert not flood.opens("192.0.2.1", "8000/tcp")
-    assert not flood.opens("192.0.2.2", "9000/udp")
-    assert not flood.opens("192.0.2.3", "8000/tcp", "9000/udp")
-    flood.both.wait(5 * S + 1)
-    assert not flood.opens("192.0.2.4", "9000/udp", "8000/tcp"), "what the flood had done is over"
+def test_who_knows_one_knock_rides_on_nothing_to_another(flood: Flood) -> None:
+    other = knock("other", sequence("7123/tcp 9456/tcp 8789/tcp"), opens="8443/tcp")
+    made = dropping(SSH, other)
+    with Generation.load(compile_policy(made), interfaces=[1000], targets=[], trace=True, full_size=True) as generation:
+        both = Flood(Agreement(made, generation))
+        both.send(*STEPS[:2], count=PROGRESS)
+        for number in range(200):
+            assert both.reason(packet_of("8789/tcp", f"192.0.2.{number}")) == STEP
+            assert both.reason(packet_of("8443/tcp", f"192.0.2.{number}")) == SHUT
 
 
-def test_a_flood_of_wrong_packets_takes_no_slot(flood: Flood) -> None:
-    assert flood.reason(packet_of("7000/tcp")) == STEP
-    flood.send("9000/udp", "8000/tcp", "23/tcp", count=20000)
-    assert flood.both.generation.state is not None
-    assert flood.both.generation.state.half_done(flood.both.now.boot_ns) == 1
-    assert flood.opens(KNOCKER, *STEPS[1:])
-
-
-# --- sources that share slots ---
-
-
-def neighbour(of: str, step: ir.Knock = SSH) -> str:
-    """A source that has the slot of another in the tables of steps, and another marker."""
-    image = compile_policy(dropping(step))
-    identity = abi.unpack("sequence", image.knocks.sequences).id
-    own = Source(ir.Family.IPV4, frames.SRC_V4)
-    assert of == KNOCKER
-    wanted = slot(progress_tag(own, identity))
-    for address in range(0x0B000000, 0x0C000000):
-        other = Source(ir.Family.IPV4, address)
-        shares_marker = source_hash(other) >> 48 == source_hash(own) >> 48
-        if slot(progress_tag(other, identity)) == wanted and not shares_marker:
-            return ".".join(map(str, address.to_bytes(4)))
-    raise AssertionError("none of 16 million")
-
-
-def test_neighbours_in_a_slot_both_get_through(flood: Flood) -> None:
-    other = neighbour(KNOCKER)
-    for step in STEPS:
-        for src in (KNOCKER, other):
-            assert flood.reason(packet_of(step, src)) == STEP
-    assert [flood.reason(packet_of("22/tcp", src)) for src in (KNOCKER, other)] == [PASSED] * 2
-
-
-def test_a_neighbour_s_wrong_packets_break_only_its_own(flood: Flood) -> None:
-    other = neighbour(KNOCKER)
-    assert flood.reason(packet_of("7000/tcp")) == STEP
-    for packet in ("8000/tcp", "23/tcp", "22/tcp"):
-        assert flood.reason(packet_of(packet, other)) in (STEP, "default", SHUT)
-    assert flood.opens(KNOCKER, *STEPS[1:])
+def test_the_families_are_apart(flood: Flood) -> None:
+    """42.1.2.3 and 2a01:203::3 have the same bits in the same places."""
+    assert [flood.reason(packet_of(step, "42.1.2.3")) for step in STEPS[:2]] == [STEP] * 2
+    assert not flood.opens("2a01:203::3", "8000/tcp")
+    assert flood.reason(packet_of("23/tcp", "2a01:203::3")) == "default"
+    assert flood.opens("42.1.2.3", "8000/tcp")
 
 
 # --- in real time ---

@@ -242,11 +242,13 @@ class Generation:
         number: int = 0,
         state: State | None = None,
         trace: bool = False,
+        full_size: bool | None = None,
     ) -> Generation:
         """A new generation that nothing runs yet.
 
         ``interfaces`` are the interface indexes in the policy's order, ``targets`` those of ``image.targets``,
         ``number`` what its events go by. It uses the maps of ``state``, which stays the caller's; None makes new ones.
+        ``full_size``: new tables of half-done sequences are as large as in force, which they are without ``trace``.
         With ``trace``, which ``run`` needs to tell reason and rule, each packet costs some ns more.
         Raises VerifierError, KernelError, CapacityError; nothing is left behind then.
         """
@@ -258,9 +260,10 @@ class Generation:
         config.generation = number
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
         config.hash_secret = secret
-        beginnings, progress = (
-            (abi.Limit.TEST_BUCKETS,) * 2 if trace else (abi.Limit.BEGINNING_BUCKETS, abi.Limit.PROGRESS_BUCKETS)
-        )
+        limit = abi.Limit
+        is_full = not trace if full_size is None else full_size
+        beginnings = limit.BEGINNING_BUCKETS if is_full else limit.TEST_BUCKETS
+        progress = limit.PROGRESS_BUCKETS if is_full else limit.TEST_BUCKETS
         config.beginning_mask, config.progress_mask = beginnings - 1, progress - 1
         knocks = image.knocks
         sizes = {
