@@ -101,7 +101,7 @@ def test_time_within_a_window_still_counts() -> None:
     firewall = Firewall([knock("home", replace(ROTATION, step_ns=500 * MS), "8443/tcp")])
     first, *rest = steps(NOW)
     firewall.knock(first)
-    firewall.wait(500 * MS + 1)
+    firewall.wait(501 * MS)
     firewall.knock(" ".join(rest))
     assert not firewall.opened("8443/tcp")
 

@@ -226,7 +226,7 @@ def test_status_tells_of_grants_and_failures(knocking: Knocking) -> None:
     shared.grants_refused = 4
     knocking.state.shared.write(0, abi.to_bytes(shared))
     slots = [0] * abi.Limit.MARKER_SLOTS
-    slots[9] = ((boot_ns() >> abi.Marker.SHIFT) + 100 << abi.Marker.STEP_BITS | 1) & 0xFFFFFFFF
+    slots[9] = ((boot_ns() >> abi.Marker.SHIFT) + 100) & 0xFFFFFFFF
     knocking.state.markers.write(0, abi.pack("markers", {"slots": slots}))
     for slot in range(7):
         value = {"prefix": (0x0A000000 + (slot << 8)) << 32, "family": IPV4, "packets": slot + 1, "last_wall_ns": NS}

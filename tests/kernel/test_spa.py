@@ -29,6 +29,7 @@ from tests.knocking import (
 from tests.policies import policy
 from xdpfw.compiler import ir
 from xdpfw.compiler.knocks import fingerprint, identity
+from xdpfw.kernel import abi
 from xdpfw.kernel.state import Grant, SpaTime
 from xdpfw.knock.spa import Message, source_bytes, tag
 from xdpfw.packet.notation import parse_packet
@@ -46,6 +47,7 @@ SSH = knock("ssh", "7000/tcp 8000/tcp", "80/tcp")
 ACCEPTED = "knock.spa_accepted"
 PORTS = ("22/tcp", "53/udp", "443/tcp")
 MAX_GRANTS = 65536
+MAX_UNSIGNED = 49152
 
 
 def dropping(*knocks: ir.Knock) -> ir.Policy:
@@ -253,6 +255,9 @@ def fill(both: Agreement, until_ns: int = 1 << 62, count: int = MAX_GRANTS) -> N
         state.put_grant(Grant(1, address, 32, identity("filler"), 6, 22, until_ns, 1))
         key = GrantKey(ir.Family.IPV4, address, 32, "filler", ir.Service(6, 22))
         both.memory.grants[key] = Kept(until_ns)
+    shared = abi.unpack("shared", state.shared.read(0))
+    shared.unsigned_grants = sum(not grant.key for grant in state.list_grants())
+    state.shared.write(0, abi.to_bytes(shared))
 
 
 FAULTS: dict[str, Callable[[Attempt], None]] = {
@@ -491,6 +496,25 @@ def test_with_room_for_some_of_its_ports_all_are_refused(loaded: Agreement) -> N
     both.wait(2 * S)
     fill(both, count=MAX_GRANTS - 3)
     assert send(both, genuine(both)) == "knock.spa_refused"
+    assert opened(both) == []
+    both.check_knocks()
+
+
+def test_who_knows_a_sequence_cannot_use_up_the_room_of_keys(loaded: Agreement) -> None:
+    both = loaded
+    both.forget()
+    both.wait(2 * S)
+    fill(both, until_ns=both.now.boot_ns + 20 * S, count=MAX_UNSIGNED - 3)
+
+    def knocks(src: str) -> str:
+        assert [send(both, packet_of(step, src)) for step in ("7000/tcp", "8000/tcp")] == ["knock.step"] * 2
+        return send(both, packet_of("80/tcp", src))
+
+    assert [knocks(src) for src in ("192.0.2.1", "192.0.2.2", "192.0.2.1")] == [PASSED, SHUT, PASSED]
+    assert send(both, genuine(both)) == ACCEPTED
+    assert opened(both) == [*PORTS]
+    both.wait(20 * S)
+    assert knocks("192.0.2.2") == PASSED, "what has run out makes room"
     both.check_knocks()
 
 
