@@ -77,28 +77,39 @@ static __always_inline struct scratch *new_attempt(const struct packet *p)
 	return scratch;
 }
 
-/* note() for the windows of one rotation, whose rules the packet matched or not. A global function. Returns 0. */
-__attribute__((noinline)) int note_rotation(const struct packet *p, __u32 number, __u32 is_asked)
+static __always_inline struct rotating *rotating_of(struct scratch *scratch, __u32 number)
+{
+	OPAQUE(number);
+	return number < XDPFW_MAX_ROTATIONS ? &scratch->rotating[number] : NULL;
+}
+
+/*
+ * note() for the windows of one rotation; is_step: find_steps() has just found that the packet is a step of one. A
+ * global function. Returns 0.
+ */
+__attribute__((noinline)) int note_rotation(const struct packet *p, __u32 number, __u32 is_step)
 {
 	const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
-	const struct xdpfw_sequence *sequence = bpf_map_lookup_elem(&sequences, &number);
+	const struct rotating *found;
 	struct scratch *scratch;
 	struct attempt *attempt;
-	__u64 window;
+	__u64 first;
 
-	if (!p || !rotation || !sequence)
+	if (!p || !rotation)
 		return 0;
 	scratch = new_attempt(p);
 	if (!scratch)
 		return 0;
+	found = rotating_of(scratch, number);
+	if (!found)
+		return 0;
 	attempt = &scratch->attempt;
 	attempt->sequence = number;
-	window = present_window(rotation) - 1;
-#pragma unroll
-	for (int i = 0; i < ROTATION_WINDOWS; i++) {
-		attempt->salt = window + i + 1;
-		attempt->positions = is_asked && !has_syn_data(p) ?
-				     rotation_positions(p, number, window + i, sequence->length) : 0;
+	is_step = is_step && !has_syn_data(p);
+	first = is_step ? found->first : present_window(rotation) - 1;
+	for (__u32 i = 0; i < ROTATION_WINDOWS; i++) {
+		attempt->salt = first + i + 1;
+		attempt->positions = is_step ? found->positions[i] : 0;
 		if (attempt->positions || attempt->is_marked)
 			try_sequence(p, scratch);
 	}
@@ -140,49 +151,54 @@ __attribute__((noinline)) int note(const struct packet *p, __u32 token)
 	return 0;
 }
 
-/* Whether a packet that matched the rules of a rotation is a step of any window. A global function. */
-__attribute__((noinline)) int is_step_of(const struct packet *p, __u32 number)
+/*
+ * Which steps of its windows a packet is that matched the rules of a rotation; the scratch has them then, so that the
+ * windows are the same when they are gone by. A global function. Returns whether it is any.
+ */
+__attribute__((noinline)) int find_steps(const struct packet *p, __u32 number)
 {
 	const struct xdpfw_rotation *rotation = bpf_map_lookup_elem(&rotations, &number);
 	const struct xdpfw_sequence *sequence = bpf_map_lookup_elem(&sequences, &number);
-	__u32 found = 0;
-	__u64 window;
+	struct scratch *scratch = scratch_of_cpu();
+	struct rotating *found;
+	__u32 any = 0;
 
-	if (!p || !rotation || !sequence)
+	if (!p || !rotation || !sequence || !scratch)
 		return 0;
-	window = present_window(rotation) - 1;
-	for (int i = 0; i < ROTATION_WINDOWS; i++) {
-		derive_window(rotation, number, window + i);
-		found |= rotation_positions(p, number, window + i, sequence->length);
+	found = rotating_of(scratch, number);
+	if (!found)
+		return 0;
+	found->first = present_window(rotation) - 1;
+	for (__u32 i = 0; i < ROTATION_WINDOWS; i++) {
+		derive_window(rotation, number, found->first + i);
+		found->positions[i] = rotation_positions(p, number, found->first + i, sequence->length);
+		any |= found->positions[i];
 	}
 	if (!constants()->trace)
-		renew_filter(number, window + 1);
-	return found != 0;
+		renew_filter(number, found->first + 1);
+	return any != 0;
 }
 
-/* asked: as asked_rotations() has it. */
-static __always_inline bool is_asked(__u32 asked, __u32 rotation)
+/* asked: as asked_rotations() has it. Returns those that the packet is a step of: bit r for rotation r. */
+static __always_inline __u32 stepped_rotations(const struct packet *p, __u32 asked)
 {
-	return asked >> 2 * rotation & 3;
-}
-
-static __always_inline bool is_rotation_step(const struct packet *p, __u32 asked)
-{
-	bool found = false;
+	__u32 stepped = 0;
 
 #pragma unroll
 	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++)
-		if (number < constants()->rotation_count && is_asked(asked, number) && may_be_step(p, number))
-			found |= is_step_of(p, number);
-	return found;
+		if (number < constants()->rotation_count && asked >> 2 * number & 3 && may_be_step(p, number) &&
+		    find_steps(p, number))
+			stepped |= 1U << number;
+	return stepped;
 }
 
-static __always_inline void note_step(const struct packet *p, __u32 token, __u32 asked)
+/* stepped: as stepped_rotations() has it. */
+static __always_inline void note_step(const struct packet *p, __u32 token, __u32 stepped)
 {
 #pragma unroll
 	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++)
 		if (number < constants()->rotation_count)
-			note_rotation(p, number, is_asked(asked, number));
+			note_rotation(p, number, stepped >> number & 1);
 	note(p, token);
 }
 
@@ -198,7 +214,7 @@ static __always_inline void note_wrong(const struct packet *p)
 		note_step(p, NO_TOKEN, 0);
 }
 
-/* Whether the source may use a port that knocks open; *opener is the first of them. A global function. */
+/* Whether the source may use a port that knocks open. A global function. */
 __attribute__((noinline)) int is_open(const struct packet *p, __u32 number)
 {
 	const struct xdpfw_guard *guard = bpf_map_lookup_elem(&guards, &number);

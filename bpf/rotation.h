@@ -41,7 +41,7 @@ static __always_inline void derive_window(const struct xdpfw_rotation *rotation,
 	b->message[0] = bpf_htonl(window >> 32);
 	b->message[1] = bpf_htonl(window);
 	blake2s_last_block(b, BLAKE2S_BLOCK_BYTES + sizeof(window));
-	cached->number = 0;
+	/* Who reads meanwhile finds the number of another window. CPUs that derive the same write the same. */
 	for (int i = 0; i < XDPFW_MAX_STEPS; i++) {
 		__u32 word = b->state[i / 2] >> (i % 2 ? 16 : 0) & 0xffff;
 

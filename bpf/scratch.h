@@ -61,6 +61,13 @@ struct claim {
 	__u32 padding;
 };
 
+/* What a packet is to a rotation: bit p of positions[i] for step p of window "first" + i. */
+struct rotating {
+	__u64 first;
+	__u32 positions[3];	/* ROTATION_WINDOWS */
+	__u32 padding;
+};
+
 struct scratch {
 	struct packet packet;
 	struct blake2s blake2s;
@@ -75,6 +82,7 @@ struct scratch {
 	__u64 unsigned_grants;		/* that a sweep found */
 	__u64 made;			/* bit i: this grant's entry of service i is new */
 	__u64 filter_bits[FILTER_WORDS];
+	struct rotating rotating[XDPFW_MAX_ROTATIONS];
 	__u64 wall_tick;	/* of jiffies, in which wall_ns was asked for */
 	__u64 wall_ns;
 };

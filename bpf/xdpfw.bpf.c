@@ -74,18 +74,17 @@ static __always_inline enum xdpfw_reason authorize(struct xdp_md *ctx, const str
 static __always_inline enum xdpfw_reason knock(struct xdp_md *ctx, const struct policy *policy,
 					       const struct packet *p, const struct lookup *l, __u32 rule)
 {
-	__u32 rotations = asked_rotations(policy, l);
-	bool is_rotating = rotations && is_rotation_step(p, rotations);
+	__u32 stepped = stepped_rotations(p, asked_rotations(policy, l));
 	const struct xdpfw_action *action = NULL;
 
 	if (rule < policy->config->knock_rules)
 		action = bpf_map_lookup_elem(&actions, &rule);
 	if (action && action->kind == XDPFW_ACTION_STEP) {
-		note_step(p, action->target, rotations);
+		note_step(p, action->target, stepped);
 		return XDPFW_REASON_KNOCK_STEP;
 	}
-	if (is_rotating) {
-		note_step(p, NO_TOKEN, rotations);
+	if (stepped) {
+		note_step(p, NO_TOKEN, stepped);
 		return XDPFW_REASON_KNOCK_STEP;
 	}
 	if (!action)
