@@ -116,7 +116,7 @@ def test_a_rotation(low: int, high: int, span: int) -> None:
     (value,) = elements(tables.rotations, "rotation")
     assert (value.port_low, value.port_span, value.every_ns) == (low, span, 30 * S)
     first, second = elements(tables.sequences, "sequence")
-    assert (first.knock, first.length, first.step_ns, second.knock) == (1, 4, 9 * S, 0), "rotations come first"
+    assert (first.knock, first.length, first.step_ms, second.knock) == (1, 4, 9000, 0), "rotations come first"
     kinds = [action["kind"] for action in tables.actions if isinstance(action, dict)]
     assert kinds[:2] == [ActionKind.ACTION_ROTATION] * 2
     assert ActionKind.ACTION_ROTATION not in kinds[2:]

@@ -104,6 +104,14 @@ def test_for_years(both: Agreement, rounds: int, before_ns: int) -> None:
     both.now = START
 
 
+def test_the_first_step_begins_anew_wherever_one_is(both: Agreement) -> None:
+    for before in (("7000/tcp", "9000/udp"), ("7000/tcp", "8000/tcp"), ("9000/udp",)):
+        for step in before:
+            assert send(both, packet_of(step)) == STEP
+        assert knocks(both, gap_ns=4 * S)
+        both.wait(60 * S)
+
+
 # --- floods of spoofed sources ---
 
 

@@ -12,18 +12,16 @@ from hypothesis import given, reject, settings
 
 from tests.kernel.agreement import agreement
 from tests.knock_strategies import Sent, conversations
+from tests.knocking import Firewall, knock, packet_of, sequence
+from tests.policies import one, rule
 from tests.shapes import SHAPES, shaped
+from tests.test_knock_property import STEP, WITHIN, Probe, traffic
 from xdpfw.compiler import ir
 from xdpfw.errors import CapacityError
-from xdpfw.packet.decode import Invalid, decode
-from xdpfw.reference.memory import Source
+from xdpfw.packet.notation import parse_packet
+from xdpfw.reference.memory import START
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
-
-
-def sources_of(sent: list[Sent]) -> list[Source]:
-    packets = [decode(frame) for frame, _, _ in sent]
-    return [Source.of(packet) for packet in packets if not isinstance(packet, Invalid) and packet.src is not None]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -38,3 +36,19 @@ def test_kernel_and_reference_agree(shape: str, drawn: tuple[ir.Policy, list[Sen
                 both.run(frame, interface)
     except CapacityError:
         reject()
+
+
+@settings(deadline=None)
+@given(drawn=traffic())
+def test_they_agree_on_steps_that_come_thick_and_fast(drawn: tuple[list[tuple[str, ...]], list[Probe]]) -> None:
+    """Few steps, so that the same packet goes on with one sequence, breaks another and begins a third."""
+    paths, probes = drawn
+    policy = Firewall(
+        [knock(f"k{at}", sequence(" ".join(path), WITHIN, STEP), "22/tcp") for at, path in enumerate(paths)],
+        [rule(0, ir.Match(proto=one(6), dport=one(80)), ir.ActionKind.PASS)],
+    ).policy
+    sent = [Sent(parse_packet(packet_of(what, src)), 0, START.after(time_ns)) for what, src, time_ns in probes]
+    with agreement(policy) as both:
+        for frame, interface, now in sent:
+            both.now = now
+            both.run(frame, interface)

@@ -392,6 +392,18 @@ def test_a_grant_may_be_shorter_but_not_longer(both: Agreement, ttl_s: int, last
     assert opened(both) == []
 
 
+def test_a_shorter_one_takes_nothing_away_and_a_later_one_extends(both: Agreement) -> None:
+    assert send(both, genuine(both)) == ACCEPTED
+    both.wait(1)
+    assert send(both, genuine(both, ttl_s=1)) == ACCEPTED
+    both.wait(40 * S)
+    assert send(both, genuine(both)) == ACCEPTED
+    both.wait(60 * S - 1)
+    assert opened(both) == [*PORTS]
+    both.wait(1)
+    assert opened(both) == []
+
+
 @pytest.mark.parametrize("service", [1, 2, 3])
 def test_one_port_may_be_asked_for_and_given_back(both: Agreement, service: int) -> None:
     assert send(both, genuine(both, service=service)) == ACCEPTED
