@@ -8,7 +8,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "abi.h"
+#include "abi_knock.h"
 
 const volatile struct xdpfw_config config;
 

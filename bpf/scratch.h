@@ -9,7 +9,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-#include "abi.h"
+#include "abi_knock.h"
 #include "blake2s.h"
 #include "packet.h"
 

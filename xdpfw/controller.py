@@ -19,13 +19,14 @@ from pathlib import Path
 from xdpfw import statekeeping
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage
-from xdpfw.compiler.knocks import fingerprint, identity
+from xdpfw.compiler.knocks import identity
 from xdpfw.errors import AttachError, KernelError, Position, UsageError
 from xdpfw.kernel.features import strips_vlan_tags, takes_redirects
 from xdpfw.kernel.interface import InterfaceInfo, Link, Mode, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.program import Generation, Program, object_digest
+from xdpfw.knock.keys import fingerprint
 from xdpfw.observe import metadata, names, totals
 from xdpfw.observe.metadata import InterfaceMeta, KnockMeta, Metadata, RuleMeta, SetMeta
 

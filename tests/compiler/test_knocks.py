@@ -12,9 +12,10 @@ import pytest
 from tests.knocking import HOST, KNOCKER6, S, knock, packet_of, prefixes, sequence
 from tests.policies import policy
 from xdpfw.compiler import ir
-from xdpfw.compiler.knocks import KnockTables, compile_knocks, fingerprint, identity
+from xdpfw.compiler.knocks import KnockTables, compile_knocks, identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import ActionKind, Limit
+from xdpfw.knock.keys import fingerprint
 from xdpfw.packet.decode import Packet, decode
 from xdpfw.packet.notation import parse_packet
 from xdpfw.reference.matching import observe, unmet

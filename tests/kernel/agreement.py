@@ -12,9 +12,10 @@ from tests.kernel.told import Told
 from tests.policies import INTERFACES
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
-from xdpfw.compiler.knocks import fingerprint, identity
+from xdpfw.compiler.knocks import identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
+from xdpfw.knock.keys import fingerprint
 from xdpfw.packet.notation import describe, parse_packet
 from xdpfw.reference.interpreter import Decision, evaluate
 from xdpfw.reference.memory import START, Instant, Memory

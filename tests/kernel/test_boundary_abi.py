@@ -13,7 +13,7 @@ import pytest
 
 from xdpfw.kernel import abi
 
-HEADER = Path(__file__).parents[2] / "bpf" / "abi.h"
+HEADERS = [Path(__file__).parents[2] / "bpf" / name for name in ("abi.h", "abi_knock.h")]
 MULTIARCH_INCLUDES = [f"-idirafter{path}" for path in Path("/usr/include").glob("*-linux-gnu")]
 
 
@@ -25,7 +25,8 @@ def assertions() -> Iterator[str]:
         yield f"sizeof(struct {tag}) == {abi.size_of(name)}"
         for member, _ in abi.ffi.typeof(f"struct {tag}").fields:
             yield f"offsetof(struct {tag}, {member}) == {abi.offset_of(name, member)}"
-    for tag in re.findall(r"^enum (xdpfw_\w+)", HEADER.read_text(), re.MULTILINE):
+    text = "".join(header.read_text() for header in HEADERS)
+    for tag in re.findall(r"^enum (xdpfw_\w+)", text, re.MULTILINE):
         for constant, value in abi.ffi.typeof(f"enum {tag}").relements.items():
             yield f"{constant} == {value}"
 
@@ -36,7 +37,7 @@ def test_the_compiler_lays_everything_out_alike() -> None:
     assert len(believed) > 150
     checks = "\n".join(f'_Static_assert({assertion}, "");' for assertion in believed)
     subprocess.run(
-        ["clang-16", "-target", "bpf", "-fsyntax-only", *MULTIARCH_INCLUDES, "-include", str(HEADER), "-xc", "-"],
+        ["clang-16", "-target", "bpf", "-fsyntax-only", *MULTIARCH_INCLUDES, "-include", str(HEADERS[-1]), "-xc", "-"],
         input=f"#include <stddef.h>\n{checks}\n",
         text=True,
         check=True,

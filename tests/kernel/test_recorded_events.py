@@ -15,12 +15,13 @@ from tests.knocking import KNOCKER6, S, knock, message, packet_of, spa_packet, u
 from tests.policies import INTERFACES, written
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
-from xdpfw.compiler.knocks import fingerprint, identity
+from xdpfw.compiler.knocks import identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.maps import KnockCounter
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import NS_PER_S, boot_ns
+from xdpfw.knock.keys import fingerprint
 from xdpfw.observe import metadata
 from xdpfw.observe.events import EventStream
 from xdpfw.observe.grants import live_grants

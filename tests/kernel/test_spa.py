@@ -28,9 +28,10 @@ from tests.knocking import (
 )
 from tests.policies import policy
 from xdpfw.compiler import ir
-from xdpfw.compiler.knocks import fingerprint, identity
+from xdpfw.compiler.knocks import identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.state import Grant, SpaTime
+from xdpfw.knock.keys import fingerprint
 from xdpfw.knock.spa import Message, source_bytes, tag
 from xdpfw.packet.notation import parse_packet
 from xdpfw.reference.memory import Grant as Kept

@@ -20,20 +20,19 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from xdpfw.compiler import ir
-from xdpfw.compiler.ir import Fragment, IcmpMessage, Match, Range, TcpFlags
+from xdpfw.compiler.ir import IcmpMessage, Match, Range
+from xdpfw.compiler.knocks import BARE_SYN, WHOLE
 from xdpfw.compiler.lint import ALLOWANCES
 from xdpfw.compiler.ranges import intersect
 from xdpfw.compiler.regions import Region, Regions, are_apart, is_within
 from xdpfw.knock import steps
-from xdpfw.policy.names import ICMP, ICMPV6, TCP, TCP_FLAGS, UDP
+from xdpfw.policy.names import ICMP, ICMPV6, TCP, UDP
 
 FEWEST_STEPS: Final = 3
 FEWEST_PORTS: Final = 256
 """With three steps from so many, one try in 17 million is right. The three windows that count make it three."""
 
 _PASSING: Final = frozenset((ir.ActionKind.PASS, ir.ActionKind.TX, ir.ActionKind.REDIRECT))
-_BARE_SYN: Final = TcpFlags(TCP_FLAGS["syn"], sum(TCP_FLAGS[name] for name in ("fin", "rst", "psh", "ack", "urg")))
-_WHOLE: Final = (Range(Fragment.NONE, Fragment.NONE),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,15 +171,13 @@ class _Steps:
                 yield self._message(knock, shown, ICMPV6, steps.ICMP_TO_ICMPV6[step.number], step.code)
 
     def _target(self, knock: ir.Knock, shown: str, protocol: int, ports: Range) -> _Target:
-        flags = (_BARE_SYN,) if protocol == TCP else None
-        match = Match(
-            proto=(Range(protocol, protocol),), dport=(ports,), tcp_flags=flags, fragment=_WHOLE, dst=knock.to
-        )
+        flags = (BARE_SYN,) if protocol == TCP else None
+        match = Match(proto=(Range(protocol, protocol),), dport=(ports,), tcp_flags=flags, fragment=WHOLE, dst=knock.to)
         return _Target(knock, shown, protocol, ports, self._implied(match))
 
     def _message(self, knock: ir.Knock, shown: str, protocol: int, kind: int, code: int | None) -> _Target:
         codes = Range(0, 255) if code is None else Range(code, code)
-        match = Match(icmp=(IcmpMessage(protocol, Range(kind, kind), codes),), fragment=_WHOLE, dst=knock.to)
+        match = Match(icmp=(IcmpMessage(protocol, Range(kind, kind), codes),), fragment=WHOLE, dst=knock.to)
         return _Target(knock, shown, protocol, Range(kind, kind), self._implied(match))
 
     def _implied(self, match: Match) -> Region:

@@ -23,6 +23,8 @@ from xdpfw.compiler.ir import AddressRanges, Fragment, IcmpMessage, Match, Range
 from xdpfw.errors import CapacityError
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import ActionKind, Limit
+from xdpfw.knock.keys import fingerprint
+from xdpfw.knock.steps import ICMP_TO_ICMPV6
 from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS, TCP
 
 UDP: Final = PROTOCOLS["udp"]
@@ -35,9 +37,8 @@ FIN, SYN, RST, PSH, ACK, URG = (1 << bit for bit in range(6))
 BARE_SYN: Final = TcpFlags(set=SYN, clear=FIN | RST | PSH | ACK | URG)
 """ECE and CWR say no more than that the sender knows ECN (RFC 3168, section 6.1.1)."""
 
-_WHOLE: Final = (Range(Fragment.NONE, Fragment.NONE),)
+WHOLE: Final = (Range(Fragment.NONE, Fragment.NONE),)
 _EVERYWHERE: Final = AddressRanges((Range(0, (1 << 32) - 1),), (Range(0, (1 << 128) - 1),))
-_ICMPV6_COUNTERPARTS: Final = {8: 128, 0: 129}  # echo request and reply
 
 
 def identity(text: str) -> int:
@@ -238,11 +239,6 @@ class _Compiler:
                 yield numbers
 
 
-def fingerprint(key: bytes) -> int:
-    """What a key is known by where it must not be told: 64 bits of a digest, never 0."""
-    return int.from_bytes(hashlib.blake2s(key).digest()[:8], "little") or 1
-
-
 def _written(number: int, name: str, sequence: ir.Sequence, closes: bool) -> _Sequence:
     steps, within_ns, step_ns = sequence.steps, sequence.within_ns, sequence.step_ns
     words = " ".join(f"{step.protocol}:{step.number}:{step.code}" for step in steps)
@@ -279,8 +275,8 @@ def _cells(steps: Iterable[ir.Step]) -> list[_Cell]:
 def _messages(step: ir.Step) -> list[tuple[int, int]]:
     """Protocol and number; an ICMP step is met in both families."""
     found = [(step.protocol, step.number)]
-    if step.protocol == ICMP and step.number in _ICMPV6_COUNTERPARTS:
-        found.append((ICMPV6, _ICMPV6_COUNTERPARTS[step.number]))
+    if step.protocol == ICMP and step.number in ICMP_TO_ICMPV6:
+        found.append((ICMPV6, ICMP_TO_ICMPV6[step.number]))
     return found
 
 
@@ -292,13 +288,13 @@ def _meets(step: ir.Step, cell: _Cell) -> bool:
 def _message(cell: _Cell, dst: AddressRanges | None) -> Match:
     if cell.protocol in (ICMP, ICMPV6):
         message = IcmpMessage(cell.protocol, Range(cell.number, cell.number), cell.code)
-        return Match(icmp=(message,), proto=(Range(cell.protocol, cell.protocol),), fragment=_WHOLE, dst=dst)
+        return Match(icmp=(message,), proto=(Range(cell.protocol, cell.protocol),), fragment=WHOLE, dst=dst)
     return _ports(cell.protocol, Range(cell.number, cell.number), dst)
 
 
 def _ports(protocol: int, ports: Range, dst: AddressRanges | None) -> Match:
     flags = (BARE_SYN,) if protocol == TCP else None
-    return Match(proto=(Range(protocol, protocol),), dport=(ports,), tcp_flags=flags, fragment=_WHOLE, dst=dst)
+    return Match(proto=(Range(protocol, protocol),), dport=(ports,), tcp_flags=flags, fragment=WHOLE, dst=dst)
 
 
 def _by_destination(uses: Iterable[_Use]) -> Iterator[tuple[AddressRanges | None, list[int]]]:

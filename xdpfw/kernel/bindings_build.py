@@ -2,7 +2,7 @@
 """Generates what Python needs to know of C: ``_bindings.py`` (cffi, ABI mode) and ``_enums.py``, beside this file.
 
 Run by the build (``python xdpfw/kernel/bindings_build.py``), never at run time. The first file imports in
-milliseconds and needs no compiler; the second gives the enums of ``bpf/abi.h`` to people and type checkers.
+milliseconds and needs no compiler; the second gives the enums of ``bpf/abi*.h`` to people and type checkers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from cffi import FFI
 
 PACKAGE = Path(__file__).resolve().parent
-ABI_HEADER = PACKAGE.parents[1] / "bpf" / "abi.h"
+ABI_HEADERS = [PACKAGE.parents[1] / "bpf" / name for name in ("abi.h", "abi_knock.h")]
 
 BEGIN, END = "/* cffi: begin */", "/* cffi: end */"
 
@@ -234,9 +234,9 @@ int mount(const char *source, const char *target, const char *type, unsigned lon
 
 
 def shared_declarations() -> str:
-    """The part of ``bpf/abi.h`` that is for cffi."""
-    text = ABI_HEADER.read_text(encoding="utf-8")
-    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+    """The parts of the headers that are for cffi."""
+    texts = [header.read_text(encoding="utf-8") for header in ABI_HEADERS]
+    return "".join(text[text.index(BEGIN) + len(BEGIN) : text.index(END)] for text in texts)
 
 
 def member_name(tag: str, constant: str) -> str:
@@ -251,7 +251,7 @@ def enums_source(ffi: FFI, declarations: str) -> str:
     """
     lines = [
         "# SPDX-License-Identifier: GPL-2.0-or-later",
-        '"""Generated from bpf/abi.h by bindings_build.py."""',
+        '"""Generated from bpf/abi.h and bpf/abi_knock.h by bindings_build.py."""',
         "",
         "import enum",
     ]

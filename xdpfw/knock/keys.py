@@ -111,8 +111,8 @@ def bound_key(key: bytes, server: bytes) -> bytes:
 
 
 def fingerprint(key: bytes) -> int:
-    """64 bits that a bound key is known by: the first 8 bytes of its BLAKE2s-256, as a little-endian number."""
-    return int.from_bytes(hashlib.blake2s(key).digest()[:8], "little")
+    """64 bits that a bound key is known by: the first 8 bytes of its BLAKE2s-256, little-endian; never 0."""
+    return int.from_bytes(hashlib.blake2s(key).digest()[:8], "little") or 1
 
 
 def redacted(text: str) -> str:

@@ -21,7 +21,7 @@ from xdpfw.kernel.ring import EventRecord, Ring
 from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe.expiry import WHOLE, Expired, Expiry, Holder
 from xdpfw.observe.metadata import KnockMeta, service_name
-from xdpfw.observe.names import Names, address_text, prefix_of
+from xdpfw.observe.names import FULL_BITS, Names, address_text, prefix_of
 
 NS_PER_US: Final = 1_000
 US_PER_S: Final = 1_000_000
@@ -35,7 +35,6 @@ _PROTOCOLS: Final = {
     int(IPPROTO_ICMPV6): "icmpv6",
 }
 _SPA_REASON: Final = "knock.spa_"
-_FULL_BITS: Final = {int(abi.Family.IPV4): 32, int(abi.Family.IPV6): 128}
 
 
 class EventKind(enum.StrEnum):
@@ -272,7 +271,7 @@ class EventStream:
 
     def _grant(self, kind: EventKind, record: EventRecord, knock: KnockMeta | None) -> dict[str, Any]:
         """What became of a grant; takes note of it."""
-        bits = record.prefix_bits or _FULL_BITS[record.family]
+        bits = record.prefix_bits or FULL_BITS[record.family]
         holder = Holder(record.family, prefix_of(record.family, record.source, bits), bits, record.knock)
         services = _services(record, knock)
         if kind is EventKind.GRANT:

@@ -28,7 +28,7 @@ NAMES: Final = "names"
 MOST_REMEMBERED: Final = 16
 """Generations; of events that are older, some names are lost."""
 
-_FULL_BITS: Final = {int(abi.Family.IPV4): 32, int(abi.Family.IPV6): 128}
+FULL_BITS: Final = {int(abi.Family.IPV4): 32, int(abi.Family.IPV6): 128}
 
 
 class Names:
@@ -116,7 +116,7 @@ def _remembered(pins: Pins) -> dict[int, Metadata]:
 def address_text(family: int, address: int, prefix_bits: int = 0) -> str:
     """``192.0.2.1``; with ``prefix_bits`` of less than the whole, the prefix that it is in: ``192.0.2.0/24``."""
     text = IPv4Address if family == abi.Family.IPV4 else IPv6Address
-    bits = _FULL_BITS[family]
+    bits = FULL_BITS[family]
     if not 0 < prefix_bits < bits:
         return str(text(address))
     return f"{text(prefix_of(family, address, prefix_bits))}/{prefix_bits}"
@@ -124,5 +124,5 @@ def address_text(family: int, address: int, prefix_bits: int = 0) -> str:
 
 def prefix_of(family: int, address: int, prefix_bits: int) -> int:
     """The first address of the prefix that ``address`` is in."""
-    rest = _FULL_BITS[family] - prefix_bits
+    rest = FULL_BITS[family] - prefix_bits
     return address >> rest << rest
