@@ -235,7 +235,7 @@ def test_a_wait_moves_the_clock_and_nothing_else_does(test: str) -> None:
     [
         ([(100, 0), (105, 0), (134, 999_999)], ["knock.step", "knock.step", "knock.granted"], 0),
         ([(100, 0), (105, 0), (135, 0)], ["knock.step", "knock.step", "knock.closed"], 0),
-        ([(100, 0), (105, 1), (106, 0)], ["knock.step", "knock.step", "knock.closed"], 0),
+        ([(100, 0), (105, 1000), (106, 0)], ["knock.step", "knock.step", "knock.closed"], 0),
         ([(105, 0), (100, 0), (134, 0)], ["knock.step", "knock.step", "knock.granted"], 1),
         ([(105, 0), (100, 0), (104, 0)], ["knock.step", "knock.step", "knock.granted"], 2),
     ],
