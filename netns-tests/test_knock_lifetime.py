@@ -130,6 +130,28 @@ def test_a_knock_that_is_removed_takes_its_grants_with_it(knock_host: KnockHost,
     assert not knock_host.opened()
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "services"),
+    [
+        ({"opens": "[22/tcp, 443/tcp]"}, {"opens": "[22/tcp]"}, ["22/tcp"]),
+        ({"opens": "[22/tcp]"}, {"opens": "[443/tcp]"}, []),
+        ({"scope": "{v4: 24}"}, {}, []),
+        ({"for": "5m"}, {"for": "1m", "sequence": "[7001/tcp, 9001/udp, 8001/tcp]"}, ["22/tcp"]),
+    ],
+)
+def test_what_the_policy_could_not_give_any_more_ends(
+    knock_host: KnockHost, before: dict[str, str], after: dict[str, str], services: list[str]
+) -> None:
+    knock_host.firewall.apply(policy(extra=ssh_knock(**before)))
+    knock_host.steps(*STEPS)
+    knock_host.firewall.apply(policy(extra=ssh_knock(**after)))
+    assert [service for grant in knock_host.grants() for service in grant["services"]] == services
+    ends = [event for event in knock_host.events() if event["event"] == "grant-end"]
+    ended = {"22/tcp", *(["443/tcp"] if "443" in before.get("opens", "") else [])} - set(services)
+    assert {service for event in ends for service in event["services"]} == ended
+    assert {event["cause"] for event in ends} == ({"knock-removed"} if ended else set())
+
+
 def test_killed_in_the_middle_of_a_sequence_and_with_live_grants(knock_host: KnockHost) -> None:
     """kill -9 at random moments of apply. There is no other process that could be killed: none runs."""
     knock_host.firewall.apply(SSH)
