@@ -32,6 +32,8 @@ from xdpfw.observe.metadata import InterfaceMeta, KnockMeta, Metadata, RuleMeta,
 
 Clock = Callable[[], float]
 
+_OTHER_STATE = "grants, half-done sequences and events begin anew: those that are there are of another version of xdpfw"
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -79,6 +81,8 @@ class Controller:
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
             with self._pins.new_generation() as (number, directory):
                 inherited = opened.enter_context(statekeeping.inherited(self._pins, image))
+                if inherited is None and image.has_state and self._pins.state.exists():
+                    notes += (_OTHER_STATE,)
                 generation = opened.enter_context(
                     Generation.load(
                         image,
