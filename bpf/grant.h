@@ -70,20 +70,26 @@ static long sweep_entry(void *map, const struct xdpfw_grant_key *key, const stru
 	return 0;
 }
 
-/* Makes room, if it was not tried just now. */
-static __always_inline bool sweep_grants(struct scratch *scratch, struct xdpfw_shared *state, __u64 now_ns)
+/* Makes room, if it was not tried just now. A global function. Returns whether it tried. */
+__attribute__((noinline)) int sweep_grants(void)
 {
-	__u64 swept = state->swept_ns;
+	struct xdpfw_shared *state = shared_state();
+	struct scratch *scratch = scratch_of_cpu();
+	__u64 now_ns, swept;
 
+	if (!scratch || !state)
+		return 0;
+	now_ns = scratch->grant.granted_ns;
+	swept = state->swept_ns;
 	if (swept && now_ns - swept < SWEEP_INTERVAL_NS)
-		return false;
+		return 0;
 	if (__sync_val_compare_and_swap(&state->swept_ns, swept, now_ns) != swept)
-		return false;
+		return 0;
 	scratch->unsigned_grants = 0;
 	bpf_for_each_map_elem(&grants, sweep_entry, &now_ns, 0);
 	/* Counted anew: what user space took out is not in the number. */
 	state->unsigned_grants = scratch->unsigned_grants;
-	return true;
+	return 1;
 }
 
 enum put_outcome {
@@ -122,11 +128,9 @@ __attribute__((noinline)) int put_grant(void)
 		return bpf_map_update_elem(&grants, &scratch->key, &scratch->extended, BPF_ANY) ? PUT_REFUSED :
 												  PUT_EXTENDED;
 	}
-	if (!is_signed && state->unsigned_grants >= XDPFW_MAX_UNSIGNED_GRANTS &&
-	    (!sweep_grants(scratch, state, now_ns) || state->unsigned_grants >= XDPFW_MAX_UNSIGNED_GRANTS))
+	if (!is_signed && state->unsigned_grants >= XDPFW_MAX_UNSIGNED_GRANTS)
 		return PUT_REFUSED;
-	if (bpf_map_update_elem(&grants, &scratch->key, &scratch->grant, BPF_ANY) &&
-	    (!sweep_grants(scratch, state, now_ns) || bpf_map_update_elem(&grants, &scratch->key, &scratch->grant, BPF_ANY)))
+	if (bpf_map_update_elem(&grants, &scratch->key, &scratch->grant, BPF_ANY))
 		return PUT_REFUSED;
 	if (!is_signed)
 		__sync_fetch_and_add(&state->unsigned_grants, 1);
@@ -324,7 +328,7 @@ __attribute__((noinline)) int settle(const struct packet *p, struct entitlement 
 	} else {
 		if (!earned->duration_ns || earned->duration_ns > knock->for_ns)
 			earned->duration_ns = knock->for_ns;
-		is_given = give_grant(p, earned);
+		is_given = give_grant(p, earned) || (sweep_grants() && give_grant(p, earned));
 		count_knock(number, is_given ? COUNT_GRANT : COUNT_REFUSED);
 		if (!is_given)
 			__sync_fetch_and_add(&state->grants_refused, 1);
