@@ -34,7 +34,8 @@ MULTIARCH_INCLUDE = $(addprefix -idirafter ,$(shell ls -d /usr/include/$$(uname 
 # The compilation directory . keeps the path of this checkout out of the BTF line info.
 BPF_CFLAGS = -target bpf -mcpu=v3 -O2 -g -std=gnu11 -Wall -Wextra -Werror -fdebug-compilation-dir=. $(MULTIARCH_INCLUDE)
 
-# $(call install_packages,LIST): installs those of LIST that are missing, or says how to.
+# $(call install_packages,LIST): installs those of LIST that are missing, or says how to. Daemons among them are for
+# tests, which run them in namespaces: none is started by this, nor with the system.
 define install_packages
 @if ! command -v dpkg-query >/dev/null; then \
 	echo "not a Debian system: taking it that these are installed: $(1)"; exit 0; \
@@ -49,8 +50,15 @@ if [[ $$EUID != 0 ]]; then \
 	echo "Debian packages are missing; install them with: sudo apt-get install$$missing" >&2; exit 1; \
 fi; \
 export DEBIAN_FRONTEND=noninteractive; \
+if [[ ! -e /usr/sbin/policy-rc.d ]]; then \
+	trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; \
+	chmod 755 /usr/sbin/policy-rc.d; \
+fi; \
 apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update </dev/null; \
-apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install -y --no-install-recommends $$missing </dev/null
+apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install -y --no-install-recommends $$missing </dev/null; \
+if [[ -d /run/systemd/system && $$missing == *openssh-server* ]]; then systemctl disable --quiet ssh.service; fi; \
+if [[ -d /run/systemd/system && $$missing == *knockd* ]]; then systemctl disable --quiet knockd.service || true; fi
 endef
 
 .PHONY: help
