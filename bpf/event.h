@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Events: what an operator audits by. A ring that overwrites its oldest, so that it needs no reader, and any number
- * of them take nothing from each other. No flood of one kind drives out the others for long: a kind has so many a
- * second, and what is more is only counted.
+ * of them take nothing from each other. A kind has so many a second, and what is more is only counted: a flood of one
+ * fills the ring in minutes, not at once. Who must miss nothing follows.
  */
 #ifndef XDPFW_EVENT_H
 #define XDPFW_EVENT_H
@@ -102,7 +102,7 @@ __attribute__((noinline)) int record(const struct packet *p, const struct event 
 	event->step = what->step;
 	event->steps = what->steps;
 	event->prefix_bits = what->prefix_bits;
-	__sync_fetch_and_add(&event->number, number + 1);
+	__sync_lock_test_and_set(&event->number, number + 1);
 	return 0;
 }
 

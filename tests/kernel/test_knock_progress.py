@@ -204,12 +204,30 @@ def test_who_knows_one_knock_rides_on_nothing_to_another(flood: Flood) -> None:
             assert both.reason(packet_of("8443/tcp", f"192.0.2.{number}")) == SHUT
 
 
-def test_the_families_are_apart(flood: Flood) -> None:
-    """42.1.2.3 and 2a01:203::3 have the same bits in the same places."""
+@pytest.mark.parametrize("twin", ["2a01:203::", "2a01:203::3"])
+def test_the_families_are_apart(flood: Flood, twin: str) -> None:
+    """42.1.2.3 and its twin have the same bits in the same places."""
     assert [flood.reason(packet_of(step, "42.1.2.3")) for step in STEPS[:2]] == [STEP] * 2
-    assert not flood.opens("2a01:203::3", "8000/tcp")
-    assert flood.reason(packet_of("23/tcp", "2a01:203::3")) == "default"
+    assert not flood.opens(twin, "8000/tcp")
+    assert flood.reason(packet_of("23/tcp", twin)) == "default"
     assert flood.opens("42.1.2.3", "8000/tcp")
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_where_a_table_is_full_the_oldest_make_room(done: int) -> None:
+    """The tables of test runs have places for 8192 sources."""
+    made = dropping(SSH)
+    with Generation.load(compile_policy(made), interfaces=[1000], targets=[], trace=True) as generation:
+        flood = Flood(Agreement(made, generation))
+        flood.send(*STEPS[:done], count=40000)
+        flood.both.wait(10 * MS)
+        knockers = [f"192.0.2.{number}" for number in range(100)]
+        for src in knockers:
+            assert [flood.reason(packet_of(step, src)) for step in STEPS[:done]] == [STEP] * done
+        flood.both.wait(10 * MS)
+        flood.first += 40000 * 7
+        flood.send(*STEPS[:done], count=1000)
+        assert all(flood.opens(src, *STEPS[done:]) for src in knockers)
 
 
 # --- in real time ---
