@@ -175,7 +175,7 @@ def test_a_hundred_thousand_entries_of_a_set() -> None:
     policy = load_text(HEAD + "sets: {l: {type: prefix, file: l}}", l="\n".join(entries))
     (found,) = policy.address_sets
     assert found.entries == 100_000
-    assert found.ranges.v4 == ((10 << 24, (10 << 24) + 99_999),)
+    assert found.table.v4.tolist() == [[10 << 24, (10 << 24) + 99_999]]
 
 
 @given(st.text())

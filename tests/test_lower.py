@@ -36,9 +36,9 @@ rules:
     )
     first, second, third = policy.rules
     assert first.unless is not None
-    assert first.match.src is first.unless.dst is policy.address_sets[0].ranges
+    assert first.match.src is first.unless.dst
     assert first.match.dport is policy.port_sets[0].ranges
-    assert second.match.src is third.match.src is not policy.address_sets[0].ranges
+    assert second.match.src is third.match.src is not first.match.src
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from xdpfw.addresstable import AddressTable
 from xdpfw.compiler import ir
 from xdpfw.compiler.lower import lower, not_in_force
 from xdpfw.errors import PolicyError
@@ -40,6 +41,12 @@ def test_golden(name: str, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     assert {kind: path.read_text() for kind, path in golden.items() if path.exists()} == {kind: found + "\n"}
 
 
+def ranges_of(table: AddressTable) -> ir.AddressRanges:
+    v4 = (ir.Range(low, high) for low, high in table.v4.tolist())
+    v6 = (ir.Range(a << 64 | b, c << 64 | d) for a, b, c, d in table.v6.tolist())
+    return ir.AddressRanges(tuple(v4), tuple(v6))
+
+
 def dump(policy: ir.Policy) -> Iterator[str]:
     """The IR as text: all of it, so that what changes shows."""
     for interface in policy.interfaces:
@@ -49,7 +56,7 @@ def dump(policy: ir.Policy) -> Iterator[str]:
     yield f"allow {' '.join(key for key, value in dataclasses.asdict(policy.allow).items() if value) or 'nothing'}"
     yield from not_in_force(policy)
     for address_set in policy.address_sets:
-        yield f"set {address_set.name} of {address_set.entries}: {addresses(address_set.ranges)}"
+        yield f"set {address_set.name} of {address_set.entries}: {addresses(ranges_of(address_set.table))}"
     for port_set in policy.port_sets:
         yield f"set {port_set.name} of {port_set.entries} ports: {ranges(port_set.ranges)}"
     for knock in policy.knocks:

@@ -13,6 +13,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from xdpfw.addresstable import AddressTable
 from xdpfw.errors import Position
 
 
@@ -65,17 +66,36 @@ class AttachMode(enum.StrEnum):
     GENERIC = "generic"
 
 
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """A named prefix set. ``entries`` counts what was written, before ranges were merged; ``file``: where, or None."""
+
+    name: str
+    table: AddressTable
+    entries: int
+    file: str | None = None
+
+
 class AddressRanges(NamedTuple):
-    """Addresses as sorted, disjoint, non-adjacent inclusive ranges of host-order integers, one tuple a family."""
+    """Addresses as sorted, disjoint, non-adjacent inclusive ranges of host-order integers, one tuple a family.
+
+    ``sets``: all of these sets' addresses, too. They are those that have a file of their own, which may change without
+    the rest of the policy; the entries of other sets are among the ranges.
+    """
 
     v4: tuple[Range, ...] = ()
     v6: tuple[Range, ...] = ()
+    sets: tuple[AddressSet, ...] = ()
 
     def contains(self, family: Family, address: int) -> bool:
-        """True if ``address`` (host-order integer of 32 or 128 bits) is in one of the ranges of its family."""
-        ranges = self.v4 if family is Family.IPV4 else self.v6 if family is Family.IPV6 else ()
+        """True if ``address`` (host-order integer of 32 or 128 bits) is in one of the ranges or sets."""
+        if family is Family.OTHER:
+            return False
+        ranges, bits = (self.v4, 32) if family is Family.IPV4 else (self.v6, 128)
         found = bisect.bisect_right(ranges, (address, 1 << 128)) - 1
-        return found >= 0 and ranges[found].high >= address
+        if found >= 0 and ranges[found].high >= address:
+            return True
+        return any(each.table.contains(bits, address) for each in self.sets)
 
 
 class TcpFlags(NamedTuple):
@@ -250,15 +270,6 @@ class Interface:
     name: str
     mode: AttachMode = AttachMode.AUTO
     position: Position | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class AddressSet:
-    """A named prefix set. ``entries`` counts what was written, before ranges were merged."""
-
-    name: str
-    ranges: AddressRanges
-    entries: int
 
 
 @dataclass(frozen=True, slots=True)

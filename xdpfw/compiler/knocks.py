@@ -317,7 +317,7 @@ def _intersect(a: AddressRanges, b: AddressRanges) -> AddressRanges:
 
 
 def _without(a: AddressRanges, b: AddressRanges) -> AddressRanges:
-    v4, v6 = (every[0].high for every in _EVERYWHERE)
+    v4, v6 = _EVERYWHERE.v4[0].high, _EVERYWHERE.v6[0].high
     return _intersect(a, AddressRanges(ranges.complement(b.v4, v4), ranges.complement(b.v6, v6)))
 
 

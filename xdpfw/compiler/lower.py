@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import numpy as np
+
+from xdpfw.addresstable import AddressTable
 from xdpfw.compiler import ir
 from xdpfw.compiler.ranges import merge
 from xdpfw.compiler.ruletext import knock_text, rule_text
@@ -15,6 +18,7 @@ from xdpfw.policy.addresses import V4_BITS, Addresses
 from xdpfw.policy.knocks import LoadedKnock
 from xdpfw.policy.load import LoadedPolicy, LoadedRule, LoadedTest
 from xdpfw.policy.names import TCP
+from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.source import collector_paused
 from xdpfw.policy.values import Mac, SetName, Span
 
@@ -60,7 +64,12 @@ class _Lowering:
         self.loaded = loaded
         self.interface_index = {name: index for index, name in enumerate(loaded.interfaces)}
         self.address_sets = {
-            found.name: ir.AddressSet(found.name, ir.AddressRanges(merge(found.v4), merge(found.v6)), found.entries)
+            found.name: ir.AddressSet(found.name, _table(found), found.entries, found.file)
+            for found in loaded.sets.values()
+            if found.kind == "prefix"
+        }
+        self.set_ranges = {
+            found.name: ir.AddressRanges(merge(found.v4), merge(found.v6))
             for found in loaded.sets.values()
             if found.kind == "prefix"
         }
@@ -176,7 +185,7 @@ class _Lowering:
         if addresses is None:
             return None
         if len(addresses) == 1 and isinstance(addresses[0], SetName):
-            return self.address_sets[addresses[0]].ranges
+            return self.set_ranges[addresses[0]]
         if addresses not in self.unions:
             self.unions[addresses] = self.union(addresses)
         return self.unions[addresses]
@@ -186,11 +195,18 @@ class _Lowering:
         v6: list[tuple[int, int]] = []
         for each in addresses:
             if isinstance(each, SetName):
-                v4 += self.address_sets[each].ranges.v4
-                v6 += self.address_sets[each].ranges.v6
+                v4 += self.set_ranges[each].v4
+                v6 += self.set_ranges[each].v6
             else:
                 (v4 if each.bits == V4_BITS else v6).append((each.low, each.high))
         return ir.AddressRanges(merge(v4), merge(v6))
+
+
+def _table(found: LoadedSet) -> AddressTable:
+    low_64 = (1 << 64) - 1
+    halves = [(low >> 64, low & low_64, high >> 64, high & low_64) for low, high in found.v6]
+    v4 = np.array(found.v4, dtype=np.uint32).reshape(-1, 2)
+    return AddressTable.of(v4, np.array(halves, dtype=np.uint64).reshape(-1, 4))
 
 
 def _way(knock: LoadedKnock) -> ir.Sequence | ir.Rotation | ir.Spa:
