@@ -210,6 +210,17 @@ struct xdpfw_group_table {
 	__u32 wide;		/* base: u64[wide + class * vector_words + word] */
 };
 
+/* How far a packet comes, for benchmarks that take the pipeline apart. */
+enum xdpfw_stage {
+	XDPFW_STAGE_ALL = 0,
+	XDPFW_STAGE_START = 1,		/* tables and scratch found, the packet's room cleared */
+	XDPFW_STAGE_PARSE = 2,
+	XDPFW_STAGE_STATE = 3,		/* allowances, grants */
+	XDPFW_STAGE_FIELDS = 4,		/* classes of the small fields */
+	XDPFW_STAGE_ADDRESSES = 5,	/* leaves of the addresses */
+	XDPFW_STAGE_CLASSIFY = 6,	/* the rule */
+};
+
 struct xdpfw_allow {
 	__u8 arp;
 	__u8 ndp;
@@ -220,6 +231,7 @@ struct xdpfw_allow {
 struct xdpfw_config {
 	__u32 table_bytes;		/* of the map tables' only value */
 	__u32 trace;			/* 1: write each decision to the map "trace" (tests, replay) */
+	__u32 stop_after;		/* the loader's, for benchmarks: enum xdpfw_stage */
 	__u32 interface_count;
 	__u32 interface_factor;		/* slot of an ifindex: (u32)(ifindex * factor) >> 24 */
 	__u32 default_verdict;

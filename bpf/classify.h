@@ -260,8 +260,12 @@ static __always_inline __u32 classify(const struct policy *policy, struct packet
 	__u32 best = NO_RULE;
 
 	combine_fields(policy, p, l);
+	if (config->stop_after == XDPFW_STAGE_FIELDS)
+		return best;
 	find_leaf(policy, p, l, XDPFW_DIRECTION_SRC);
 	find_leaf(policy, p, l, XDPFW_DIRECTION_DST);
+	if (config->stop_after == XDPFW_STAGE_ADDRESSES)
+		return best;
 	if (config->anywhere_row)
 		best = search_row(policy, l, config->anywhere_row, XDPFW_DIRECTION_DST, best);
 	if (config->pairs_used)

@@ -131,7 +131,11 @@ int xdpfw(struct xdp_md *ctx)
 			[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP,
 		},
 	};
+	if (config->stop_after == XDPFW_STAGE_START)
+		return XDP_DROP;
 	reason = parse(ctx, packet);
+	if (config->stop_after == XDPFW_STAGE_PARSE)
+		return XDP_DROP;
 	if (reason)
 		return finish(&policy, packet, config->invalid_verdict, reason, NO_RULE);
 
@@ -141,7 +145,11 @@ int xdpfw(struct xdp_md *ctx)
 
 	if (config->knocked_count)
 		packet->value[XDPFW_FIELD_KNOCKED] = knocked(packet);
+	if (config->stop_after == XDPFW_STAGE_STATE)
+		return XDP_DROP;
 	rule = classify(&policy, packet, &lookup);
+	if (config->stop_after >= XDPFW_STAGE_FIELDS)
+		return XDP_DROP;
 	if (config->knock_rules) {
 		reason = knock(ctx, &policy, packet, &lookup, rule);
 		if (reason)

@@ -243,12 +243,14 @@ class Generation:
         state: State | None = None,
         trace: bool = False,
         full_size: bool | None = None,
+        stop_after: abi.Stage = abi.Stage.ALL,
     ) -> Generation:
         """A new generation that nothing runs yet.
 
         ``interfaces`` are the interface indexes in the policy's order, ``targets`` those of ``image.targets``,
         ``number`` what its events go by. It uses the maps of ``state``, which stays the caller's; None makes new ones.
         ``full_size``: new tables of half-done sequences are as large as in force, which they are without ``trace``.
+        ``stop_after``: packets come no further, for benchmarks.
         With ``trace``, which ``run`` needs to tell reason and rule, each packet costs some ns more.
         Raises VerifierError, KernelError, CapacityError; nothing is left behind then.
         """
@@ -256,6 +258,7 @@ class Generation:
             raise ValueError(f"{len(image.targets)} redirect targets need as many interfaces, not {len(targets)}")
         config = abi.unpack("config", image.config)
         config.trace = trace
+        config.stop_after = stop_after
         config.interface_factor = interface_factor([*interfaces, LOOPBACK] if trace else interfaces)
         config.generation = number
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
