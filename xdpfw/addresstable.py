@@ -44,6 +44,12 @@ class AddressTable:
         found = bisect.bisect_right(self._v6_lows, (high, low)) - 1
         return found >= 0 and (int(self.v6[found, 2]), int(self.v6[found, 3])) >= (high, low)
 
+    def spans(self, bits: int) -> list[tuple[int, int]]:
+        """The ranges of addresses of so many bits as pairs of low and high, which takes much more memory."""
+        if bits == 32:
+            return list(zip(self.v4[:, 0].tolist(), self.v4[:, 1].tolist(), strict=True))
+        return [(a << 64 | b, c << 64 | d) for a, b, c, d in self.v6.tolist()]
+
     @functools.cached_property
     def _v6_lows(self) -> list[tuple[int, int]]:
         return list(zip(self.v6[:, 0].tolist(), self.v6[:, 1].tolist(), strict=True))
@@ -78,17 +84,19 @@ def _merge_v4(ranges: U32) -> U32:
 
 
 def _merge_v6(ranges: U64) -> U64:
-    """Sorted by NumPy, merged one by one: no NumPy number has 128 bits."""
     if not len(ranges):
         return np.empty((0, 4), dtype=np.uint64)
     ordered = ranges[np.lexsort((ranges[:, 1], ranges[:, 0]))]
-    merged: list[tuple[int, int]] = []
-    for low_high, low_low, high_high, high_low in ordered.tolist():
-        low, high = low_high << 64 | low_low, high_high << 64 | high_low
-        if merged and low <= merged[-1][1] + 1:
-            if high > merged[-1][1]:
-                merged[-1] = (merged[-1][0], high)
-        else:
-            merged.append((low, high))
-    halves = [(low >> 64, low & _LOW_64, high >> 64, high & _LOW_64) for low, high in merged]
-    return np.array(halves, dtype=np.uint64)
+    # No NumPy number has 128 bits: of the higher ends, their ranks are compared.
+    by_end = np.lexsort((ordered[:, 3], ordered[:, 2]))
+    rank = np.empty_like(by_end)
+    rank[by_end] = np.arange(len(ordered))
+    reach = ordered[by_end[np.maximum.accumulate(rank)], 2:]
+    next_low = reach[:-1, 1] + np.uint64(1)
+    next_high = reach[:-1, 0] + (next_low == 0)
+    has_next = (next_high != 0) | (next_low != 0)  # nothing comes behind the last address
+    low_high, low_low = ordered[1:, 0], ordered[1:, 1]
+    is_behind = (low_high > next_high) | ((low_high == next_high) & (low_low > next_low))
+    first = np.flatnonzero(np.append(True, has_next & is_behind))
+    last = np.append(first[1:], len(ordered)) - 1
+    return np.concatenate((ordered[first, :2], reach[last]), axis=1)

@@ -300,7 +300,8 @@ def _flags(flags: ir.TcpFlags) -> str:
 def _addresses(ranges: ir.AddressRanges) -> str:
     v4 = (_address_range(ir.Family.IPV4, item) for item in ranges.v4)
     v6 = (_address_range(ir.Family.IPV6, item) for item in ranges.v6)
-    return _alternatives(itertools.chain(v4, v6), len(ranges.v4) + len(ranges.v6))
+    sets = (f"@{each.name}" for each in ranges.sets)
+    return _alternatives(itertools.chain(sets, v4, v6), len(ranges.sets) + len(ranges.v4) + len(ranges.v6))
 
 
 def _mac(address: int) -> str:

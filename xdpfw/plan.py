@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import bisect
 import enum
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -195,17 +195,17 @@ def _longest_rising(numbers: Sequence[int]) -> Iterator[int]:
 
 def _set_changes(before: Mapping[str, LoadedSet], after: Mapping[str, LoadedSet]) -> Iterator[SetChange]:
     for name in {**before, **after}:
-        old, new = _entries(before.get(name)), _entries(after.get(name))
+        old, new = before.get(name), after.get(name)
         if old is None or new is None:
             kind = Kind.ADDED if old is None else Kind.REMOVED
-            yield SetChange(kind, name, len(new or ()), len(old or ()))
-        elif old != new:
-            yield SetChange(Kind.CHANGED, name, len(new - old), len(old - new))
+            yield SetChange(kind, name, _size(new), _size(old))
+            continue
+        shared = old.prefixes.shared(new.prefixes) + len(set(old.ports) & set(new.ports))
+        added, removed = _size(new) - shared, _size(old) - shared
+        if added or removed:
+            yield SetChange(Kind.CHANGED, name, added, removed)
 
 
-def _entries(found: LoadedSet | None) -> set[tuple[str, int, int]] | None:
-    """The entries with their kind, so that IPv4 and IPv6 stay apart."""
-    if found is None:
-        return None
-    by_kind: dict[str, Iterable[tuple[int, int]]] = {"v4": found.v4, "v6": found.v6, "port": found.ports}
-    return {(kind, low, high) for kind, spans in by_kind.items() for low, high in spans}
+def _size(found: LoadedSet | None) -> int:
+    """How many entries a set has, each counted once."""
+    return 0 if found is None else len(found.prefixes) + len(set(found.ports))

@@ -68,12 +68,15 @@ class AttachMode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AddressSet:
-    """A named prefix set. ``entries`` counts what was written, before ranges were merged; ``file``: where, or None."""
+    """A named prefix set. ``entries`` counts what was written, before ranges were merged; ``file``: where, or None.
+
+    Sets of the same name and addresses are equal: where they are written, and how, changes nothing.
+    """
 
     name: str
     table: AddressTable
-    entries: int
-    file: str | None = None
+    entries: int = field(compare=False)
+    file: str | None = field(default=None, compare=False)
 
 
 class AddressRanges(NamedTuple):

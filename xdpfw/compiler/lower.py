@@ -6,19 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
-
-from xdpfw.addresstable import AddressTable
 from xdpfw.compiler import ir
 from xdpfw.compiler.ranges import merge
 from xdpfw.compiler.ruletext import knock_text, rule_text
 from xdpfw.knock.steps import Step
 from xdpfw.policy import icmp, models
-from xdpfw.policy.addresses import V4_BITS, Addresses
+from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses
 from xdpfw.policy.knocks import LoadedKnock
 from xdpfw.policy.load import LoadedPolicy, LoadedRule, LoadedTest
 from xdpfw.policy.names import TCP
-from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.source import collector_paused
 from xdpfw.policy.values import Mac, SetName, Span
 
@@ -38,11 +34,14 @@ _GRANTS_END: Final = (
     "set for in a knock to as long as its connections last"
 )
 
+SETS_STAY_WHOLE: Final = False
+"""Whether conditions of rules name the sets that have files, or have the addresses of these among their own."""
 
-def lower(loaded: LoadedPolicy) -> ir.Policy:
+
+def lower(loaded: LoadedPolicy, *, sets_stay_whole: bool = SETS_STAY_WHOLE) -> ir.Policy:
     """The IR of a policy. What can be wrong with one, ``load`` has refused."""
     with collector_paused():
-        return _Lowering(loaded).policy()
+        return _Lowering(loaded, sets_stay_whole).policy()
 
 
 def not_in_force(policy: ir.Policy) -> list[str]:
@@ -60,16 +59,12 @@ def not_in_force(policy: ir.Policy) -> list[str]:
 class _Lowering:
     """Conditions that are written alike become one object: a policy repeats few of them many times."""
 
-    def __init__(self, loaded: LoadedPolicy) -> None:
+    def __init__(self, loaded: LoadedPolicy, sets_stay_whole: bool) -> None:
         self.loaded = loaded
+        self.sets_stay_whole = sets_stay_whole
         self.interface_index = {name: index for index, name in enumerate(loaded.interfaces)}
         self.address_sets = {
-            found.name: ir.AddressSet(found.name, _table(found), found.entries, found.file)
-            for found in loaded.sets.values()
-            if found.kind == "prefix"
-        }
-        self.set_ranges = {
-            found.name: ir.AddressRanges(merge(found.v4), merge(found.v6))
+            found.name: ir.AddressSet(found.name, found.prefixes.table, found.entries, found.file)
             for found in loaded.sets.values()
             if found.kind == "prefix"
         }
@@ -79,7 +74,8 @@ class _Lowering:
             if found.kind == "port"
         }
         self.merged: dict[tuple[tuple[int, int], ...], ir.Ranges] = {}
-        self.unions: dict[tuple[Addresses | SetName, ...], ir.AddressRanges] = {}
+        self.set_ranges: dict[str, ir.AddressRanges] = {}
+        self.unions: dict[tuple[tuple[Addresses | SetName, ...], bool], ir.AddressRanges] = {}
 
     def policy(self) -> ir.Policy:
         loaded = self.loaded
@@ -129,14 +125,19 @@ class _Lowering:
             close=None if model.close is None else _sequence(model.close, model),
             scope_v4=model.scope.v4,
             scope_v6=model.scope.v6,
-            to=self.addresses(model.to),
-            unless=None if unless is None else self.match(unless, _protocols(unless) or _opened_protocols(model)),
+            to=self.addresses(model.to, whole_sets=False),
+            unless=None
+            if unless is None
+            else self.match(unless, _protocols(unless) or _opened_protocols(model), whole_sets=False),
             text=knock_text(knock),
             position=knock.place.position(of_key=True),
         )
 
-    def match(self, match: models.Match, protocols: tuple[int, ...] | None) -> ir.Match:
-        """``protocols`` are those that the match is about, by its own word or, in ``except``, by the rule's."""
+    def match(self, match: models.Match, protocols: tuple[int, ...] | None, *, whole_sets: bool = True) -> ir.Match:
+        """``protocols`` are those that the match is about, by its own word or, in ``except``, by the rule's.
+
+        ``whole_sets``: its conditions may name sets. Those of knocks may not: they are cut up.
+        """
         own = _protocols(match)
         return ir.Match(
             interface=self.numbers(match.interface, self.interface_index),
@@ -146,8 +147,8 @@ class _Lowering:
             inner_vlan=self.ranges(match.inner_vlan),
             src_mac=_macs(match.src_mac),
             dst_mac=_macs(match.dst_mac),
-            src=self.addresses(match.src),
-            dst=self.addresses(match.dst),
+            src=self.addresses(match.src, whole_sets=whole_sets),
+            dst=self.addresses(match.dst, whole_sets=whole_sets),
             proto=None if own is None else self.ranges(tuple((number, number) for number in own)),
             sport=self.ports(match.sport),
             dport=self.ports(match.dport),
@@ -181,32 +182,38 @@ class _Lowering:
             spans += self.port_sets[port].ranges if isinstance(port, SetName) else [port]
         return self.ranges(tuple(spans))
 
-    def addresses(self, addresses: tuple[Addresses | SetName, ...] | None) -> ir.AddressRanges | None:
+    def addresses(
+        self, addresses: tuple[Addresses | SetName, ...] | None, *, whole_sets: bool
+    ) -> ir.AddressRanges | None:
         if addresses is None:
             return None
-        if len(addresses) == 1 and isinstance(addresses[0], SetName):
-            return self.set_ranges[addresses[0]]
-        if addresses not in self.unions:
-            self.unions[addresses] = self.union(addresses)
-        return self.unions[addresses]
+        key = addresses, whole_sets and self.sets_stay_whole
+        if key not in self.unions:
+            self.unions[key] = self.union(*key)
+        return self.unions[key]
 
-    def union(self, addresses: tuple[Addresses | SetName, ...]) -> ir.AddressRanges:
+    def union(self, addresses: tuple[Addresses | SetName, ...], whole_sets: bool) -> ir.AddressRanges:
         v4: list[tuple[int, int]] = []
         v6: list[tuple[int, int]] = []
+        sets: dict[str, ir.AddressSet] = {}
         for each in addresses:
-            if isinstance(each, SetName):
-                v4 += self.set_ranges[each].v4
-                v6 += self.set_ranges[each].v6
-            else:
+            if not isinstance(each, SetName):
                 (v4 if each.bits == V4_BITS else v6).append((each.low, each.high))
-        return ir.AddressRanges(merge(v4), merge(v6))
+            elif whole_sets and self.address_sets[each].file is not None:
+                sets[each] = self.address_sets[each]
+            elif len(addresses) == 1:
+                return self.ranges_of_set(each)
+            else:
+                v4 += self.ranges_of_set(each).v4
+                v6 += self.ranges_of_set(each).v6
+        return ir.AddressRanges(merge(v4), merge(v6), tuple(sets[name] for name in sorted(sets)))
 
-
-def _table(found: LoadedSet) -> AddressTable:
-    low_64 = (1 << 64) - 1
-    halves = [(low >> 64, low & low_64, high >> 64, high & low_64) for low, high in found.v6]
-    v4 = np.array(found.v4, dtype=np.uint32).reshape(-1, 2)
-    return AddressTable.of(v4, np.array(halves, dtype=np.uint64).reshape(-1, 4))
+    def ranges_of_set(self, name: str) -> ir.AddressRanges:
+        if name not in self.set_ranges:
+            table = self.address_sets[name].table
+            v4, v6 = (tuple(map(ir.Range._make, table.spans(bits))) for bits in (V4_BITS, V6_BITS))
+            self.set_ranges[name] = ir.AddressRanges(v4, v6)
+        return self.set_ranges[name]
 
 
 def _way(knock: LoadedKnock) -> ir.Sequence | ir.Rotation | ir.Spa:

@@ -183,7 +183,8 @@ def _address_families(values: Collection[Addresses | SetName], sets: Mapping[str
         if isinstance(value, Addresses):
             families |= _IPV4 if value.bits == V4_BITS else _IPV6
         elif found := sets.get(value):
-            families |= (_IPV4 if found.v4 else frozenset()) | (_IPV6 if found.v6 else frozenset())
+            families |= _IPV4 if len(found.prefixes.v4) else frozenset()
+            families |= _IPV6 if len(found.prefixes.v6) else frozenset()
         else:
             return frozenset()
     return families

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from xdpfw.knock.steps import TCP, UDP
 from xdpfw.policy import consistency, names
-from xdpfw.policy.addresses import V4_BITS, Addresses
+from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses
 from xdpfw.policy.consistency import Fault
 from xdpfw.policy.knocks import LoadedKnock
 from xdpfw.policy.models import DEFAULT_WITHIN_NS, Knock, Match, Rule
@@ -148,8 +148,8 @@ class _Listening:
                 if isinstance(each, Addresses):
                     (v4 if each.bits == V4_BITS else v6).append((each.low, each.high))
                 elif found := self._sets.get(each):
-                    v4 += found.v4
-                    v6 += found.v6
+                    v4 += found.prefixes.table.spans(V4_BITS)
+                    v6 += found.prefixes.table.spans(V6_BITS)
             self._spans[knock.name] = sorted(v4), sorted(v6)
         return self._spans[knock.name]
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from xdpfw.errors import PolicyError, Position
 from xdpfw.policy import consistency, knockfaults, models, names, source, values
 from xdpfw.policy.consistency import Fault
+from xdpfw.policy.entries import Entries, is_packed
 from xdpfw.policy.knocks import LoadedKnock, loaded_knock
 from xdpfw.policy.problems import Place, translated
 from xdpfw.policy.sets import LoadedSet
@@ -89,6 +90,7 @@ class _Loader:
     settings: dict[str, _Setting] = field(default_factory=dict)
     interfaces: dict[str, models.Interface | None] = field(default_factory=dict)  # None: with errors
     sets: dict[str, LoadedSet | None] = field(default_factory=dict)
+    entries: dict[str, Entries] = field(default_factory=dict)  # of sets' files
     knocks: dict[str, LoadedKnock | None] = field(default_factory=dict)
     rules: list[LoadedRule] = field(default_factory=list)
     tests: list[LoadedTest] = field(default_factory=list)
@@ -212,10 +214,26 @@ class _Loader:
             loaded.add_elements(model.elements or (), self.errors)
         else:
             try:
-                loaded.add_lines(self.sources.read(path, named_at=place.position("file")), path, self.errors)
+                self._fill_from_file(loaded, path, place.position("file"))
             except PolicyError as error:
                 self.errors.append(error)
         return loaded if len(self.errors) == before else None
+
+    def _fill_from_file(self, loaded: LoadedSet, path: str, named_at: Position) -> None:
+        """Files of sets are stored packed: they may be large, and a set of the policy in force is only counted."""
+        if path in self.entries:
+            loaded.prefixes = self.entries[path]
+            return
+        text = self.sources.read(path, named_at=named_at)
+        if self.sources.are_stored and is_packed(text):
+            loaded.prefixes = Entries.unpacked(text)
+        else:
+            before = len(self.errors)
+            loaded.add_text(text, self.errors)
+            if len(self.errors) > before:
+                return
+            self.sources.store_as(path, loaded.prefixes.packed())
+        self.entries[path] = loaded.prefixes
 
     def _add_knock(self, name: str, file: Place) -> None:
         place = self._section_item("knock", name, values.name, file)

@@ -140,6 +140,15 @@ class Sources:
             self._files[path] = self._fetch(path, named_at)
         return self._files[path]
 
+    def store_as(self, path: str, text: str) -> None:
+        """Keeps ``text`` in the place of what was read from ``path``: the same in a form that is shorter to store."""
+        self._files[path] = text
+
+    @property
+    def are_stored(self) -> bool:
+        """True for those of a bundle, which has files as they are stored."""
+        return self._bundle is not None
+
     def read_secret(self, path: str, stand_in: Callable[[str], str], *, named_at: Position | None = None) -> str:
         """The text of a file that must not be stored: ``files`` gets what ``stand_in`` makes of it.
 
