@@ -93,7 +93,7 @@ vm-test: setup $(VM_STAMP) ## kernel and namespace tests on Debian's 6.1 kernel,
 
 .PHONY: bench
 bench: setup ## cost per packet, beside the null program and the peers
-	$(BIN)/python bench/run.py $(ARGS)
+	$(BIN)/python -m bench.run $(ARGS)
 
 .PHONY: demo
 demo: setup ## two namespaces, a policy, traffic, statistics

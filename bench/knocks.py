@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from bench.timing import Timer, timer
+from bench.report import Cell, Table
+from bench.subjects import ten_rules
+from bench.timing import Timer, Times, timer
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
-from xdpfw.compiler.knocks import fingerprint, identity
+from xdpfw.compiler.knocks import identity
 from xdpfw.kernel.program import LOOPBACK, Generation
 from xdpfw.kernel.state import Grant, SpaTime, State, boot_ns
+from xdpfw.knock.keys import fingerprint
 from xdpfw.knock.spa import Message, source_bytes
 from xdpfw.packet.notation import parse_packet
+
+Say = Callable[[str], None]
 
 S = 1_000_000_000
 TCP, UDP = 6, 17
@@ -130,3 +135,38 @@ def timers(policy: ir.Policy, repeat: int) -> Iterator[dict[str, Timer]]:
         forgetful = loaded.enter_context(load(policy, (FORGETFUL,)))
         rows["sequence: step, a first one"] = timer(forgetful.program, parse_packet(FIRST_STEP), repeat)
         yield rows
+
+
+def measure(rounds: int, repeat: int, say: Say) -> Iterator[Table]:
+    say("test runs")
+    with timers(ten_rules(), repeat) as each:
+        times = Times.of(each, rounds, repeat)
+    yield _no_knock_table(times)
+    yield _knock_table(times)
+
+
+def _no_knock_table(times: Times) -> Table:
+    none, *others = VARIANTS
+    rows: list[tuple[Cell, ...]] = [
+        (
+            text,
+            times.above_null(f"{none}: {text}"),
+            *(times.above(f"{name}: {text}", f"{none}: {text}") for name in others),
+        )
+        for text in NO_KNOCKS
+    ]
+    return Table(
+        "Packets that are no knock",
+        "Ten rules, warm: ns above null without knocks, and by how much more with them in the policy.",
+        ("packet", "without knocks", *(f"with {name}" for name in others)),
+        rows,
+    )
+
+
+def _knock_table(times: Times) -> Table:
+    rows = []
+    for name in times.found:
+        variant, text = name.split(": ")
+        if text not in NO_KNOCKS:
+            rows.append((text, variant, times.above_null(name)))
+    return Table("Knocks", "Ten rules, warm, ns above null.", ("packet", "policy with", "ns"), rows)

@@ -1,100 +1,149 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a packet costs: BPF_PROG_TEST_RUN, in ns above the null program of the same rounds.
+"""What packets and policies cost. One report of all: build/bench.md and build/bench.json.
 
-Written to build/bench.md and build/bench.json, and printed.
+Each way to measure is a module of its own, which says on top what it measures. Everything that they make, namespaces,
+programs and switches of the kernel, is gone when this ends, however it ends.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Iterator
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
 
 import click
+from rich.console import Console
 
-from bench import knocks
-from bench.timing import Times, timer
-from xdpfw.compiler import ir
-from xdpfw.compiler.image import compile_policy
-from xdpfw.compiler.lower import lower
-from xdpfw.kernel.program import Generation
-from xdpfw.packet.notation import parse_packet
-from xdpfw.policy.load import load
-from xdpfw.policy.source import Sources
+from bench import adversarial, breakdown, cold, knocks, packets, subjects, warm
+from bench.machine import bpf_stats, description, short_grace_periods
+from bench.report import Report, Table
+from bench.subjects import Subject
+from xdpfw.errors import XdpfwError
 
-HERE = Path(__file__).parent
-OUTPUT = HERE.parent / "build"
-STATS_ENABLED = Path("/proc/sys/kernel/bpf_stats_enabled")
+OUTPUT: Final = Path(__file__).parents[1] / "build"
 
-PACKETS = {
-    "TCP, a rule by port passes": "tcp 192.0.9.7:40000 > 203.0.113.1:443 S",
-    "TCP, a rule by set and port passes": "tcp 192.0.2.7:40000 > 203.0.113.1:22 S",
-    "UDP, the default drops": "udp 192.0.9.7:40000 > 203.0.113.1:161",
-    "TCP, a rule by source drops": "tcp 127.0.0.1:40000 > 203.0.113.1:443 S",
-    "TCP behind two VLAN tags": "tcp 192.0.9.7:40000 > 203.0.113.1:443 S vlan=100 inner_vlan=7",
-    "IPv6 TCP, a rule by port passes": "tcp [2001:db8::7]:40000 > [2001:db8::1]:443 S",
-    "IPv6 UDP, the default drops": "udp [2001:db8::7]:40000 > [2001:db8::1]:161",
-    "ARP, an allowance passes": "arp 192.0.2.7 > 192.0.2.1",
+QUICK_SETS: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k")
+QUICK_REPEAT: Final = 10_000
+TAKEN_APART: Final = ("ten_rules", "acl1_10k")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for."""
+
+    names: tuple[str, ...]  # of subjects.EVERY
+    rounds: int
+    repeat: int
+    quick: bool
+
+    def subjects(self, among: Sequence[str] = subjects.EVERY) -> list[Subject]:
+        return [subjects.subject(name) for name in self.names if name in among]
+
+
+def _warm(plan: Plan, say: Say) -> Iterator[Table]:
+    yield packets.measure(plan.rounds, plan.repeat, say)
+    yield warm.measure(plan.subjects(), plan.rounds, plan.repeat, say)
+
+
+def _breakdown(plan: Plan, say: Say) -> Iterator[Table]:
+    yield breakdown.measure(plan.subjects(TAKEN_APART), plan.rounds, plan.repeat, say)
+
+
+def _cold(plan: Plan, say: Say) -> Iterator[Table]:
+    yield cold.measure(plan.subjects(), plan.rounds, say)
+
+
+def _knocks(plan: Plan, say: Say) -> Iterator[Table]:
+    yield from knocks.measure(plan.rounds, plan.repeat, say)
+
+
+def _adversarial(plan: Plan, say: Say) -> Iterator[Table]:
+    yield adversarial.measure(plan.rounds, plan.repeat, say)
+
+
+WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
+    "warm": _warm,
+    "breakdown": _breakdown,
+    "cold": _cold,
+    "knocks": _knocks,
+    "adversarial": _adversarial,
 }
 
 
+def _chosen(known: Sequence[str]) -> Callable[[click.Context, click.Parameter, str | None], tuple[str, ...] | None]:
+    def parse(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        asked = value.split(",")
+        unknown = [name for name in asked if name not in known]
+        if unknown:
+            raise click.BadParameter(f"{', '.join(unknown)} is not known; there are: {', '.join(known)}")
+        return tuple(name for name in known if name in asked)
+
+    return parse
+
+
 @click.command()
-@click.option("--rounds", default=15, show_default=True, help="Rounds, of which the median counts.")
-@click.option("--repeat", default=200_000, show_default=True, help="Runs of a program in a row.")
-def main(rounds: int, repeat: int) -> None:
-    """Measure, print tables and write them to build/."""
-    policy = lower(load(str(HERE / "ten-rules.yaml"), Sources.from_disk()))
-    ten_rules = measure_rules(policy, rounds, repeat)
-    with knocks.timers(policy, repeat) as timers:
-        with_knocks = Times.of(timers, rounds, repeat)
-    enabled = STATS_ENABLED.read_text().strip()
-    head = (
-        f"Ten rules, kernel {platform.release()}, bpf_stats_enabled {enabled}, "
-        f"null program {ten_rules.null_ns:g} ns,\nmedian of {rounds} rounds of {repeat:,} runs, in ns above null."
-    )
-    text = "\n".join(
-        (head, "", *rules_table(ten_rules), "", *no_knock_table(with_knocks), "", *knock_table(with_knocks))
-    )
-    OUTPUT.mkdir(exist_ok=True)
-    (OUTPUT / "bench.md").write_text(text + "\n")
-    result = {"null_ns": ten_rules.null_ns, "bpf_stats_enabled": enabled, "rounds": rounds, "repeat": repeat}
-    above = {name: times.above_null(name) for times in (ten_rules, with_knocks) for name in times.found}
-    (OUTPUT / "bench.json").write_text(json.dumps({**result, "above_null_ns": above}, indent=2) + "\n")
-    click.echo(text)
+@click.option("--only", callback=_chosen(tuple(WAYS)), metavar="WAY,...", help=f"Among {', '.join(WAYS)}.")
+@click.option("--sets", "names", callback=_chosen(subjects.EVERY), metavar="SET,...", help="Policies to measure.")
+@click.option("--rounds", default=9, show_default=True, help="Rounds, of which the median counts.")
+@click.option("--repeat", default=50_000, show_default=True, help="Runs of a program in a row, where it is warm.")
+@click.option("--quick", is_flag=True, help="Fewer sets and fewer runs: a look, not a measurement.")
+def main(only: tuple[str, ...] | None, names: tuple[str, ...] | None, rounds: int, repeat: int, quick: bool) -> None:
+    """Measure, write build/bench.md and build/bench.json, and print the first of them."""
+    if os.geteuid() != 0:
+        raise click.ClickException("this takes root: programs are loaded, and namespaces are made")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    asked = names or (QUICK_SETS if quick else subjects.EVERY)
+    there = tuple(name for name in asked if subjects.is_there(name))
+    report = Report(description() | {"rounds": f"{rounds}; programs take turns in each"})
+    report.missing += [f"{name}: {subjects.CLASSBENCH / name} is missing" for name in asked if name not in there]
+    plan = Plan(there, rounds, min(repeat, QUICK_REPEAT) if quick else repeat, quick)
+    started = time.monotonic()
+    with _progress() as say, short_grace_periods():
+        for way in only or WAYS:
+            _measure(report, way, plan, say)
+    report.machine |= {"taken": f"{time.monotonic() - started:.0f} s"}
+    report.write(OUTPUT)
+    click.echo(report.markdown())
 
 
-def measure_rules(policy: ir.Policy, rounds: int, repeat: int) -> Times:
-    with Generation.load(compile_policy(policy), interfaces=[1], targets=[]) as generation:
-        timers = {name: timer(generation.program, parse_packet(text), repeat) for name, text in PACKETS.items()}
-        return Times.of(timers, rounds, repeat)
+def _measure(report: Report, way: str, plan: Plan, say: Say) -> None:
+    """One way; what the kernel or the compiler refuses leaves this one out, and is in the report."""
+    say(way)
+    try:
+        with bpf_stats(False):
+            for table in WAYS[way](plan, lambda step: say(f"{way}: {step}")):
+                report.tables.append(table)
+                report.write(OUTPUT)
+    except XdpfwError as error:
+        report.missing.append(f"{way}: {error}")
+        say(f"{way} is left out: {error}")
 
 
-def rules_table(times: Times) -> Iterator[str]:
-    yield "| packet | ns | ratio |"
-    yield "| --- | ---: | ---: |"
-    for name in times.found:
-        above = times.above_null(name)
-        yield f"| {name} | {above:g} | {1 + above / times.null_ns:.1f} |"
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
 
 
-def no_knock_table(times: Times) -> Iterator[str]:
-    """Packets that are no knock: the cost without knocks, and by how much more with them."""
-    none, *others = knocks.VARIANTS
-    yield f"| no knock | without knocks | {' | '.join(f'with {name}' for name in others)} |"
-    yield f"| --- |{' ---: |' * (len(others) + 1)}"
-    for text in knocks.NO_KNOCKS:
-        more = (times.above(f"{name}: {text}", f"{none}: {text}") for name in others)
-        yield f"| {text} | {times.above_null(f'{none}: {text}'):g} | {' | '.join(f'{ns:+g}' for ns in more)} |"
-
-
-def knock_table(times: Times) -> Iterator[str]:
-    yield "| knock | policy with | ns |"
-    yield "| --- | --- | ---: |"
-    for name in times.found:
-        variant, text = name.split(": ")
-        if text not in knocks.NO_KNOCKS:
-            yield f"| {text} | {variant} | {times.above_null(name):g} |"
+@contextlib.contextmanager
+def _progress() -> Iterator[Say]:
+    """Says each step on standard error: in one line on a terminal, else line by line."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda step: console.print(time.strftime("%H:%M:%S"), step, markup=False, soft_wrap=True)
+        return
+    with console.status("") as status:
+        yield lambda step: status.update(step)
 
 
 if __name__ == "__main__":
