@@ -21,7 +21,7 @@ from xdpfw.policy.entries import Entries, is_packed
 from xdpfw.policy.problems import Place
 from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.source import parse
-from xdpfw.policy.values import NotationError
+from xdpfw.policy.values import NotationError, shown
 
 MAX = {32: (1 << 32) - 1, 128: (1 << 128) - 1}
 
@@ -94,13 +94,13 @@ def plainly(text: str) -> tuple[list[Addresses], list[tuple[int, int, str]]]:
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         entry = line.partition("#")[0].partition(";")[0].strip()
         words = entry.split()
-        if len(words) == 3 and words[0] == "add":
-            entry = words[2]
-        if not entry:
+        if not words or entry.startswith("create "):
             continue
+        if len(words) == 3 and entry.startswith("add "):
+            entry = words[2]
         try:
             if entry[0] == "@":
-                raise NotationError(f"{entry} is a set within a set")
+                raise NotationError(f"{shown(entry)} is a set within a set")
             found.append(parse_addresses(entry))
         except NotationError as problem:
             column = len(line) - len(line.lstrip()) + 1
@@ -112,12 +112,14 @@ GOOD = [
     "192.0.2.0/24", "10.0.0.0/8", "0.0.0.0/0", "255.255.255.255", "255.255.255.255/32", "128.0.0.0/1", "::/0", "::1",
     "2001:db8::/32", "8000::/1", "2001:db8::/64", "2001:db8:0:0:8000::/65", "2001:db8::1/128", "::ffff:192.0.2.1",
     "192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9", "192.0.2.1 - 192.0.2.2", "add listed 192.0.2.0/25",
+    "add listed  2001:db8::1", "create listed hash:net family inet",
 ]  # fmt: skip
 BAD = [
     "192.0.2.1/24", "2001:db8::1/64", "2001:db8::1/32", "::1/0", "192.0.2.0/33", "2001:db8::/129", "192.0.2.0/", "/24",
     "192.0.2.0/024", "192.0.2", "192.0.2.01", "192.0.2.0/24/24", "::/", "example.org", "@lan", "10.0.0.2-10.0.0.1",
     "192.0.2.0 /24", "192.0.2.0/ 24", "192.0.2.0/24 192.0.2.1", "2001:db8::%eth0", "192.0.2.1\0", "192.0.2.\u0661",
-    "add listed @lan", "add listed 10.0.0.1/8", "create listed hash:net", "192.0.2.0/-1", "192.0.2.0/24\r192.0.2.1",
+    "add listed @lan", "add listed 10.0.0.1/8", "add 192.0.2.1", "add listed 192.0.2.1 nomatch",
+    "addlisted x 10.0.0.1", "create", "192.0.2.0/-1", "192.0.2.0/24\r192.0.2.1",
 ]  # fmt: skip
 before = st.sampled_from(["", " ", "\t", "\u00a0"])
 behind = st.sampled_from(["", " ", "\r", "# x", " ; SBL1", "\t#", "  # @lan ; y\r", ";192.0.2.1"])

@@ -32,6 +32,8 @@ from xdpfw.compiler.ir import (
 )
 from xdpfw.explain import SPA_TEXTS, explain
 from xdpfw.packet.notation import parse_packet
+from xdpfw.policy.addresses import parse_addresses
+from xdpfw.policy.entries import Entries
 from xdpfw.reference.interpreter import evaluate
 from xdpfw.reference.memory import START, Memory
 
@@ -57,6 +59,10 @@ ONE_OF_EACH = policy(
     rule("ssh", Match(dport=(Range(22, 22),))),
     rule("late", Match()),
 )
+
+
+def listed(name: str) -> ir.AddressSet:
+    return ir.AddressSet(name, Entries.of([parse_addresses("192.0.2.0/24")]).table, 1, f"{name}.txt")
 
 
 def lines(packet: str, rules: Policy, interface: int | None = 0) -> list[str]:
@@ -134,6 +140,11 @@ def test_json() -> None:
             Match(src=AddressRanges((Range(0x0A000000, 0x0AFFFFFF), Range(0x0B000001, 0x0B000003)), (Range(1, 1),))),
             TCP,
             "src is 198.51.100.7; wanted: 10.0.0.0/8, 11.0.0.1-11.0.0.3, ::1",
+        ),
+        (
+            Match(src=AddressRanges((Range(0x0A000000, 0x0AFFFFFF),), sets=(listed("bad"), listed("worse")))),
+            TCP,
+            "src is 198.51.100.7; wanted: @bad, @worse, 10.0.0.0/8",
         ),
         (Match(dst=AddressRanges((Range(1, 1),))), "gre ::1 > ::2", "dst is ::2; wanted: 0.0.0.1"),
         (Match(proto=(Range(17, 17), Range(50, 60))), TCP, "proto is tcp; wanted: udp, 50-60"),

@@ -16,6 +16,8 @@ from xdpfw.compiler.lower import lower
 from xdpfw.errors import PolicyError
 from xdpfw.knock import rotation
 from xdpfw.policy import models
+from xdpfw.policy.addresses import parse_addresses
+from xdpfw.policy.entries import Entries
 from xdpfw.policy.knocks import secret_notes
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
@@ -47,6 +49,37 @@ def test_a_policy_comes_back_from_its_bundle_alone(tmp_path: Path) -> None:
     assert len(from_disk.sources.files) == 3
     assert lower(from_disk) == lower(from_bundle)
     assert from_disk.sources.digest == from_bundle.sources.digest
+
+
+def test_files_of_sets_are_stored_packed(tmp_path: Path) -> None:
+    """So what is in force is known by its entries, not by the text that they were in."""
+    path, file = tmp_path / "policy.yaml", tmp_path / "l.txt"
+    sets = "sets: {a: {type: prefix, file: l.txt}, b: {type: prefix, file: ./l.txt}}\n"
+    path.write_text(HEAD + sets + "rules: [{match: {src: '@a', dst: '@b'}, action: pass}]")
+
+    def stored(text: str) -> tuple[str, dict[str, str], ir.Policy]:
+        file.write_text(text)
+        loaded = load(str(path), Sources.from_disk())
+        again = load(str(path), Sources.from_bundle(loaded.sources.files))
+        assert dict(again.sources.files) == dict(loaded.sources.files)
+        assert again.sources.digest == loaded.sources.digest
+        assert [each.entries for each in again.sets.values()] == [each.entries for each in loaded.sets.values()]
+        assert lower(again) == lower(loaded)
+        return loaded.sources.digest, dict(loaded.sources.files), lower(loaded)
+
+    lines = [f"192.0.2.{n}" for n in range(0, 256, 2)] + [f"2001:db8::{n:x}/127" for n in range(0, 256, 4)]
+    digest, files, policy = stored("\n".join(lines))
+    assert "192.0.2.2" not in files[str(file)]
+    assert stored("# another order\r\n" + "\r\n".join(lines[::-1])) == (digest, files, policy)
+    other_digest, _, other_policy = stored("\n".join(lines[1:]))
+    assert (other_digest != digest, other_policy != policy) == (True, True)
+
+
+def test_only_what_is_stored_is_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(HEAD + "sets: {l: {type: prefix, file: l.txt}}")
+    (tmp_path / "l.txt").write_text(Entries.of([parse_addresses("192.0.2.1")]).packed())
+    with pytest.raises(PolicyError, match=r"l.txt:1:1: .* is not a range"):
+        load(str(tmp_path / "p.yaml"), Sources.from_disk())
 
 
 KNOCKS = """\

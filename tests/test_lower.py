@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
@@ -19,9 +21,22 @@ sets:
 """
 
 
-def lowered(text: str, default: str = "drop") -> ir.Policy:
+LISTS = """\
+  good: {type: prefix, file: good.txt}
+  bad: {type: prefix, file: bad.txt}
+  none: {type: prefix, file: none.txt}
+"""
+FILES = {
+    "good.txt": "10.0.0.0/8\n2001:db8:1::/48\n",
+    "bad.txt": "0.0.0.0/7\n2.0.0.0\n10.1.0.0/16\n10.1.0.0/16\n::/1",
+    "none.txt": "",
+}
+
+
+def lowered(text: str, default: str = "drop", sets_stay_whole: bool = False) -> ir.Policy:
     head = f"version: 1\ninterfaces: {{eth0: {{}}}}\ndefault: {default}\n"
-    return lower(load("policy.yaml", Sources.from_bundle({"policy.yaml": head + text})))
+    loaded = load("policy.yaml", Sources.from_bundle({"policy.yaml": head + text, **FILES}))
+    return lower(loaded, sets_stay_whole=sets_stay_whole)
 
 
 def test_a_condition_that_is_one_set_is_the_set_itself() -> None:
@@ -39,6 +54,75 @@ rules:
     assert first.match.src is first.unless.dst
     assert first.match.dport is policy.port_sets[0].ranges
     assert second.match.src is third.match.src is not first.match.src
+
+
+def test_sets_with_a_file_can_stay_whole() -> None:
+    text = f"""\
+{SETS}{LISTS}\
+rules:
+  - {{match: {{src: "@bad"}}, except: {{dst: ["@bad"]}}, action: drop}}
+  - {{match: {{src: ["@good", 192.0.2.7, "@bad", "@lan", "@good"]}}, action: drop}}
+  - {{match: {{src: "@lan", dst: "@none"}}, action: drop}}
+"""
+    policy = lowered(text, sets_stay_whole=True)
+    lan, good, bad, none = policy.address_sets
+    assert (bad.name, bad.entries, len(bad.table), bad.file) == ("bad", 5, 3, "bad.txt")
+    first, second, third = (rule.match for rule in policy.rules)
+    assert first.src == ir.AddressRanges(sets=(bad,))
+    assert policy.rules[0].unless == ir.Match(dst=ir.AddressRanges(sets=(bad,)))
+    v4, v6 = ((ir.Range(*span) for span in lan.table.spans(bits)) for bits in (32, 128))
+    assert second.src == ir.AddressRanges(tuple(v4), tuple(v6), (bad, good))
+    assert (third.src, third.dst) == (second.src._replace(sets=()), ir.AddressRanges(sets=(none,)))
+    assert policy == lowered(text, sets_stay_whole=True)
+    assert hash(policy) == hash(lowered(text, sets_stay_whole=True))
+    assert policy != lowered(text)
+
+
+def test_sets_of_knocks_never_stay_whole() -> None:
+    knock = "knocks: {k: {sequence: [1/tcp], opens: [22/tcp], to: '@good', except: {src: ['@bad', '@lan']}}}\n"
+    (one,), (other,) = (lowered(SETS + LISTS + knock, sets_stay_whole=whole).knocks for whole in (True, False))
+    assert one == other
+    assert one.to == ir.AddressRanges((ir.Range(10 << 24, (11 << 24) - 1),), one.to.v6 if one.to else ())
+
+
+def test_a_set_means_the_same_whole_or_not() -> None:
+    rules = [
+        f"  - {{match: {{src: {names}, proto: tcp}}, except: {{dst: {names}}}, action: drop}}"
+        for names in ("'@good'", "['@bad', '@good']", "['@bad', 192.0.2.7, '@lan']", "['@none', '::1']", "'@none'")
+    ]
+    text = "\n".join([f"{SETS}{LISTS}rules:", *rules])
+    pairs = zip(lowered(text, sets_stay_whole=True).rules, lowered(text).rules, strict=True)
+    ends = {1 << 127, 1, 0xC0000207, *(end for text in FILES.values() for end in ends_in(text))}
+    near = sorted({max(end + step, 0) for end in ends for step in (-1, 0, 1)})
+    held = 0
+    for whole, expanded in pairs:
+        one, other = whole.match.src, expanded.match.src
+        assert one is not None
+        assert other is not None
+        for family, bits in ((ir.Family.IPV4, 32), (ir.Family.IPV6, 128), (ir.Family.OTHER, 32)):
+            for address in near:
+                if address < 1 << bits:
+                    assert one.contains(family, address) == other.contains(family, address)
+                    held += one.contains(family, address)
+    assert held > 20
+
+
+def ends_in(text: str) -> Iterator[int]:
+    for line in text.split():
+        network = ip_network(line)
+        yield from (int(network[0]), int(network[-1]))
+
+
+def test_where_a_set_is_written_and_how_often_makes_no_other_policy() -> None:
+    (one,) = lowered("sets: {bad: {type: prefix, file: bad.txt}}").address_sets
+    (other,) = lowered(
+        "sets: {bad: {type: prefix, elements: ['::/1', 10.1.0.0/16, 0.0.0.0-2.0.0.0, 1.0.0.0/8]}}"
+    ).address_sets
+    assert one == other
+    assert hash(one) == hash(other)
+    assert (one.entries, other.entries) == (5, 4)
+    assert one != replace(one, name="worse")
+    assert one != replace(one, table=lowered("sets: {bad: {type: prefix, file: good.txt}}").address_sets[0].table)
 
 
 @pytest.mark.parametrize(

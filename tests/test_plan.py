@@ -112,6 +112,34 @@ def test_sets_by_their_entries() -> None:
     assert compare(after, snapshot()).sets[1] == SetChange(Kind.REMOVED, "web", 0, 1)
 
 
+def with_list(*entries: str, file: str = "bad.txt", sets_stay_whole: bool = False) -> Snapshot:
+    text = (
+        f"version: 1\ninterfaces: {{eth0: {{}}}}\ndefault: drop\nsets: {{bad: {{type: prefix, file: {file}}}}}\n"
+        "rules: [{name: a, match: {src: ['@bad', 192.0.2.1]}, action: drop}]\n"
+    )
+    sources = Sources.from_bundle({"p.yaml": text, file: "\n".join(entries)})
+    stored = load("p.yaml", sources).sources.files
+    assert not any(entry in stored[file] for entry in entries)
+    loaded = load("p.yaml", Sources.from_bundle(stored))
+    return Snapshot(lower(loaded, sets_stay_whole=sets_stay_whole), loaded.sets)
+
+
+@pytest.mark.parametrize("sets_stay_whole", [False, True])
+def test_sets_from_files_by_their_entries(sets_stay_whole: bool) -> None:
+    def changes(*entries: str, file: str = "bad.txt") -> tuple[SetChange, ...]:
+        plan = compare(before, with_list(*entries, file=file, sets_stay_whole=sets_stay_whole))
+        assert not plan.rules
+        return plan.sets
+
+    v4 = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(2000)]
+    v6 = [f"2001:db8:{n:x}::/48" for n in range(1000)]
+    before = with_list(*v4, *v6, sets_stay_whole=sets_stay_whole)
+    assert changes(*v6, *v4, v4[7], "# the same in another order, and one twice") == ()
+    assert changes(*v4, *v6, file="worse.txt") == ()
+    assert changes(*v4[5:], "192.0.2.7", *v6[3:]) == (SetChange(Kind.CHANGED, "bad", added=1, removed=8),)
+    assert changes("10.0.0.0/8", *v4, *v6) == (SetChange(Kind.CHANGED, "bad", added=1, removed=0),)
+
+
 def with_keys(*keys: ServerKey, to: str = "192.0.2.1") -> Snapshot:
     text = (
         "version: 1\ninterfaces: {eth0: {}}\ndefault: drop\n"

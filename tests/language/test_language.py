@@ -143,7 +143,7 @@ def ranges(values: list[ir.Range] | ir.Ranges) -> str:
 
 
 def addresses(values: ir.AddressRanges) -> str:
-    texts = []
+    texts = [f"@{each.name}" for each in values.sets]
     for bytes_, family in ((4, values.v4), (16, values.v6)):
         for low, high in family:
             first, last = (str(ip_address(each.to_bytes(bytes_, "big"))) for each in (low, high))

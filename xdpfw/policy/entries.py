@@ -148,10 +148,14 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _entry(line: str) -> str:
-    """What a line without comment holds; of ``add NAME ENTRY``, which is how ipset saves a set, the entry."""
+    """What a line holds, or nothing. Sets that ipset saves are a line ``create ...`` and, for each entry, ``add NAME
+    ENTRY``.
+    """
     entry = line.strip()
-    words = entry.split()
-    return words[2] if len(words) == 3 and words[0] == "add" else entry
+    if entry.startswith(("add ", "create ")):
+        words = entry.split()
+        return "" if words[0] == "create" else words[2] if len(words) == 3 else entry
+    return entry
 
 
 def _rows_v4(rows: list[tuple[int, int]]) -> U32:
