@@ -7,26 +7,28 @@ in one and the same field (``dport: 0-1023`` and ``dport: 1024-65535`` before an
 messages. Not found: cover that takes several fields at a time, by steps of knocks, parts of MAC masks that are no
 prefixes, and, among several that cover together, those with ``except``. What is reported is always right.
 
-Rules are bits of a long integer. Of each condition, the rules that hold wherever it holds are such an integer, so the
-rules that cover another are an AND over its fields, whatever their number.
+Those that cover a rule alone are found by ``cover``. So are those that cover it but in one field, of which it has to be
+covered at both ends there before anybody looks at what lies between.
 """
 
 from __future__ import annotations
 
 import bisect
-import heapq
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import and_
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from xdpfw.compiler import ir
+from xdpfw.compiler.containment import Bools, Ints, NumberSets, expand
+from xdpfw.compiler.cover import ANY, Cover
 from xdpfw.compiler.ir import Family, Fragment, IcmpMessage, Match, Range, Ranges
 from xdpfw.compiler.ranges import intersect
 from xdpfw.compiler.regions import Region, Regions, are_apart, is_within
 from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS
+from xdpfw.policy.source import collector_paused
 
 _SHOWN_NAMES: Final = 4
 _ALLOWANCE: Final = "allow."
@@ -91,9 +93,14 @@ def _quoted(name: str) -> str:
 
 def never_reached(policy: ir.Policy) -> list[Unreached]:
     """In order of the rules. One that passes what allowances alone pass before it is no mistake, and left out."""
+    with collector_paused():
+        return _never_reached(policy)
+
+
+def _never_reached(policy: ir.Policy) -> list[Unreached]:
     lint = _Lint(policy)
     found = lint.covered_by_one()
-    found.update(list(lint.covered_by_several(found)))
+    found.update(list(lint.covered_by_several(found.keys())))
     unreached = (Unreached(rule, found[index]) for index, rule in enumerate(policy.rules) if index in found)
     return [each for each in unreached if not each.is_harmless]
 
@@ -111,34 +118,20 @@ def _to_port(protocol: int, port: int, to: ir.AddressRanges | None) -> Match:
 
 
 class _Lint:
-    """Takers are known by their numbers, in order of precedence; masks are sets of them."""
+    """Takers are known by their numbers, in order of precedence, rules by theirs, and conditions by columns."""
 
     def __init__(self, policy: ir.Policy) -> None:
         regions = Regions(policy)
-        self.takers = [
-            _Taker(_ALLOWANCE + name, regions.asked(match), None)
-            for name, matches in ALLOWANCES.items()
-            if getattr(policy.allow, name)
-            for match in matches
-        ]
-        for knock in policy.knocks:  # what goes to the port of messages is one, be it right or wrong, and is dropped
-            if isinstance(knock.way, ir.Spa):
-                asked = regions.asked(_to_port(_UDP, knock.way.port, knock.to))
-                self.takers.append(_Taker(_KNOCK + knock.name, asked, None))
-        for knock in policy.knocks:  # what goes to a port that one opens is decided by it, with a grant or without
-            unless = None if knock.unless is None else regions.asked(knock.unless)
-            for protocol, port in knock.opens:
-                asked = regions.asked(_to_port(protocol, port, knock.to))
-                self.takers.append(_Taker(_KNOCK + knock.name, asked, unless))
+        self.takers = list(_takers_before_rules(policy, regions))
         self.packets: list[Region] = []  # of each rule: what its packets are bound to have
         self.unless: list[Region | None] = []
-        self.earlier: list[int] = []  # of each rule: how many takers come before it
+        earlier: list[int] = []  # of each rule: how many takers come before it
         for rule in policy.rules:
             asked = regions.asked(rule.match)
             unless = None if rule.unless is None else regions.asked(rule.unless)
             self.packets.append(regions.implied(asked))
             self.unless.append(unless)
-            self.earlier.append(len(self.takers))
+            earlier.append(len(self.takers))
             if rule.action.kind is not ir.ActionKind.COUNT:
                 self.takers.append(_Taker(rule.name, asked, unless))
         self.implied_unless = {
@@ -146,39 +139,49 @@ class _Lint:
             for number, taker in enumerate(self.takers)
             if taker.unless is not None
         }
-        self.fields = sorted({field for taker in self.takers for field in taker.asked})
-        self.covering = [self.masks(field) for field in self.fields]
+        fields = sorted({field for taker in self.takers for field in taker.asked} or {"family"})
+        asked_for = [taker.asked for taker in self.takers]
+        # Fields with many conditions tell most takers apart, and come first.
+        columns = [_Column(field, asked_for, self.packets) for field in fields]
+        self.columns = sorted(columns, key=lambda column: -len(column.values))
+        self.asked = np.stack([column.asked for column in self.columns])
+        self.wanted = np.stack([column.wanted for column in self.columns])
+        self.earlier = np.array(earlier, np.int64)
+        has_unless = np.array([taker.unless is not None for taker in self.takers], bool)
+        self.plain, self.excepting = np.flatnonzero(~has_unless), np.flatnonzero(has_unless)
+        self.plain_cover = self._cover(self.columns, self.asked[:, self.plain])
 
-    def masks(self, field: str) -> list[int]:
-        """For each rule, the takers whose condition on ``field`` all of the rule's packets meet."""
-        indifferent = (1 << len(self.takers)) - 1
-        holders: dict[Ranges, int] = defaultdict(int)
-        for number, taker in enumerate(self.takers):
-            if field in taker.asked:
-                holders[taker.asked[field]] |= 1 << number
-                indifferent ^= 1 << number
-        wanted = {region[field] for region in self.packets if field in region}
-        found = dict.fromkeys(wanted, indifferent)
-        for values, container in _containers(wanted, holders):
-            found[values] |= holders[container]
-        return [found[region[field]] if field in region else indifferent for region in self.packets]
+    @staticmethod
+    def _cover(columns: Sequence[_Column], asked: Ints) -> Cover:
+        return Cover([column.sets for column in columns], asked)
 
     def covered_by_one(self) -> dict[int, tuple[str, ...]]:
         """Rule -> the first taker that takes all of its packets."""
-        found: dict[int, tuple[str, ...]] = {}
-        for rule in range(len(self.packets)):
-            before = (1 << self.earlier[rule]) - 1
-            for number in _bits(reduce(and_, (masks[rule] for masks in self.covering), before)):
-                if self._takes_all(number, rule):
-                    found[rule] = (self.takers[number].name,)
-                    break
-        return found
+        none = len(self.takers)
+        first = np.full(len(self.packets), none)
+        before = np.searchsorted(self.plain, self.earlier)
+        for rules, leaves in self.plain_cover.search(self.wanted, before):
+            np.minimum.at(first, rules, self.plain[self.plain_cover.first[leaves]])
+        decided: dict[int, int] = {}
+        for rule, number in self._excepting_before(np.minimum(first, self.earlier)):
+            if number < decided.get(rule, none) and self._takes_all(number, rule):
+                decided[rule] = number
+        decided = {rule: number for rule, number in enumerate(first.tolist()) if number != none} | decided
+        return {rule: (self.takers[number].name,) for rule, number in decided.items()}
+
+    def _excepting_before(self, limits: Ints) -> Iterator[tuple[int, int]]:
+        """Rules, and takers with ``except`` below the rule's limit that match all its packets."""
+        cover = self._cover(self.columns, self.asked[:, self.excepting])
+        for rules, leaves in cover.search(self.wanted, np.searchsorted(self.excepting, limits)):
+            rows, members = _members(cover, leaves)
+            rules, numbers = rules[rows], self.excepting[members]
+            kept = np.flatnonzero(numbers < limits[rules])
+            kept = kept[np.lexsort((numbers[kept], rules[kept]))]
+            yield from zip(rules[kept].tolist(), numbers[kept].tolist(), strict=True)
 
     def _takes_all(self, number: int, rule: int) -> bool:
         """Whether a taker that matches all of a rule's packets does so in spite of its ``except``."""
-        excepted = self.implied_unless.get(number)
-        if excepted is None:
-            return True
+        excepted = self.implied_unless[number]
         packets, own = self.packets[rule], self.unless[rule]
         taker_unless = self.takers[number].unless
         assert taker_unless is not None
@@ -190,30 +193,67 @@ class _Lint:
             field in excepted and is_within(excepted[field], values) for field, values in own.items()
         )
 
-    def covered_by_several(self, done: Container[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def covered_by_several(self, done: Collection[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
         """Rule -> takers that differ from it in one field and take all of its packets together."""
-        plain = _mask(number for number, taker in enumerate(self.takers) if taker.unless is None)
-        left = [rule for rule in range(len(self.packets)) if rule not in done]
-        for index, field in enumerate(self.fields):
-            groups: dict[int, list[int]] = defaultdict(list)
-            for rule in left:
-                if field in self.packets[rule]:
-                    others = (masks[rule] for at, masks in enumerate(self.covering) if at != index)
-                    candidates = reduce(and_, others, plain)
-                    if candidates & candidates - 1:
-                        groups[candidates].append(rule)
-            for candidates, rules in groups.items():
-                yield from self._covered_in(field, candidates, rules)
+        left = np.ones(len(self.packets), bool)
+        left[list(done)] = False
+        for at, column in sorted(enumerate(self.columns), key=lambda each: each[1].field):
+            candidates = self.plain[self.asked[at, self.plain] != ANY]
+            rules = self._covered_at_ends(at, candidates, left & (column.wanted != ANY))
+            if not len(rules):
+                continue
+            others = [number for number in range(len(self.columns)) if number != at]
+            cover = self._cover([self.columns[number] for number in others], self.asked[others][:, candidates])
+            groups: dict[bytes, list[int]] = defaultdict(list)
+            taken: dict[bytes, Ints] = {}
+            for rule, leaves in self._leaves_of(cover, rules, others):
+                key = leaves.tobytes()
+                groups[key].append(rule)
+                taken[key] = leaves
+            for key, members in groups.items():
+                numbers = np.sort(candidates[_members(cover, taken[key])[1]])
+                yield from self._covered_in(column.field, numbers.tolist(), members)
 
-    def _covered_in(self, field: str, candidates: int, rules: Sequence[int]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    def _covered_at_ends(self, at: int, candidates: Ints, left: Bools) -> Ints:
+        """Those of the rules of which a candidate covers the lowest number of a field, and one the highest.
+
+        Few do, which spares looking closer at the rest.
+        """
+        column = self.columns[at]
+        cover = self._cover(self.columns, self.asked[:, candidates])
+        before = np.searchsorted(candidates, self.earlier)
+        for points in (column.lowest, column.highest):
+            wanted = self.wanted.copy()
+            wanted[at] = points
+            found = np.zeros(len(left), bool)
+            for rules, _ in cover.search(wanted, np.where(left & (points != ANY), before, 0)):
+                found[rules] = True
+            left = found
+        return np.flatnonzero(left)
+
+    def _leaves_of(self, cover: Cover, rules: Ints, fields: list[int]) -> Iterator[tuple[int, Ints]]:
+        """The leaves that each of ``rules`` goes to in a trie over ``fields``, in order."""
+        found: dict[int, list[Ints]] = defaultdict(list)
+        every = np.full(len(rules), len(self.takers))
+        for places, leaves in cover.search(self.wanted[fields][:, rules], every):
+            order = np.argsort(places, kind="stable")
+            distinct, starts = np.unique(places[order], return_index=True)
+            for place, part in zip(distinct.tolist(), np.split(leaves[order], starts[1:]), strict=True):
+                found[place].append(part)
+        for place in sorted(found):
+            yield int(rules[place]), np.sort(np.concatenate(found[place]))
+
+    def _covered_in(
+        self, field: str, candidates: Sequence[int], rules: Sequence[int]
+    ) -> Iterator[tuple[int, tuple[str, ...]]]:
         """``rules``, in order, of which ``candidates`` cover all fields but one: do their ranges there cover it?"""
-        numbers = _bits(candidates)
+        numbers = iter(candidates)
         upcoming = next(numbers, None)
         union = _Union()
         added = []
         for rule in rules:
             while upcoming is not None and upcoming < self.earlier[rule]:
-                taken = self.takers[upcoming].asked.get(field, ())
+                taken = self.takers[upcoming].asked[field]
                 if not all(union.contains(bounds) for bounds in taken):
                     union.add(taken)
                     added.append(self.takers[upcoming])
@@ -221,6 +261,59 @@ class _Lint:
             packets = self.packets[rule][field]
             if packets and all(union.contains(bounds) for bounds in packets):
                 yield rule, tuple(dict.fromkeys(t.name for t in added if intersect(t.asked[field], packets)))
+
+
+def _takers_before_rules(policy: ir.Policy, regions: Regions) -> Iterator[_Taker]:
+    for name, matches in ALLOWANCES.items():
+        if getattr(policy.allow, name):
+            for match in matches:
+                yield _Taker(_ALLOWANCE + name, regions.asked(match), None)
+    for knock in policy.knocks:  # what goes to the port of messages is one, be it right or wrong, and is dropped
+        if isinstance(knock.way, ir.Spa):
+            yield _Taker(_KNOCK + knock.name, regions.asked(_to_port(_UDP, knock.way.port, knock.to)), None)
+    for knock in policy.knocks:  # what goes to a port that one opens is decided by it, with a grant or without
+        unless = None if knock.unless is None else regions.asked(knock.unless)
+        for protocol, port in knock.opens:
+            yield _Taker(_KNOCK + knock.name, regions.asked(_to_port(protocol, port, knock.to)), unless)
+
+
+class _Column:
+    """One field: of each taker what it asks for, of each rule what its packets have, as numbers of ``values``.
+
+    ``lowest`` and ``highest``: of each rule, the set of just that one of its packets' numbers; ANY where it has none.
+    """
+
+    def __init__(self, field: str, asked: Sequence[Region], packets: Sequence[Region]) -> None:
+        self.field = field
+        self.values: dict[Ranges, int] = {}
+        self.asked = self._numbers(asked)
+        self.wanted = self._numbers(packets)
+        given = list(self.values)
+        ends = np.full((2, len(given) + 1), ANY)  # the last one is that of ANY
+        for number in np.unique(self.wanted[self.wanted != ANY]).tolist():
+            if values := given[number]:
+                for at, end in enumerate((values[0].low, values[-1].high)):
+                    ends[at, number] = self.values.setdefault((Range(end, end),), len(self.values))
+        self.lowest, self.highest = ends[:, self.wanted]
+        self.sets = NumberSets(list(self.values))
+
+    def _numbers(self, regions: Sequence[Region]) -> Ints:
+        values = [region.get(self.field) for region in regions]
+        # What many have is mostly one object, and the hash of a large set takes long.
+        distinct = {id(each): each for each in values}
+        numbers = {
+            identity: ANY if each is None else self.values.setdefault(each, len(self.values))
+            for identity, each in distinct.items()
+        }
+        return np.fromiter(map(numbers.__getitem__, map(id, values)), np.int64, len(values))
+
+
+def _members(cover: Cover, leaves: Ints) -> tuple[Ints, Ints]:
+    """All pairs of a place in ``leaves`` and a taker of the leaf there."""
+    order = np.argsort(cover.leaves, kind="stable")
+    starts = np.searchsorted(cover.leaves[order], np.arange(len(cover.first) + 1))
+    rows, at = expand(starts[leaves], np.diff(starts)[leaves])
+    return rows, order[at]
 
 
 class _Union:
@@ -242,48 +335,3 @@ class _Union:
     def contains(self, bounds: Range) -> bool:
         at = bisect.bisect_right(self._lows, bounds.low) - 1
         return at >= 0 and bounds.high <= self._highs[at]
-
-
-def _containers(inner: Iterable[Ranges], outer: Iterable[Ranges]) -> Iterator[tuple[Ranges, Ranges]]:
-    """All pairs of a set of numbers and one that contains it.
-
-    One sweep over all ranges by their lower ends, in which those of ``outer`` are open as long as they reach on. The
-    cost is that of sorting, and for each distinct range of ``inner`` that of the ranges open there.
-    """
-    inner_list, outer_list = list(inner), list(outer)
-    # Of equal lower ends, the ranges of outer come first.
-    events = [(low, 0, high, number) for number, values in enumerate(outer_list) for low, high in values]
-    events += [(low, 1, high, number) for number, values in enumerate(inner_list) for low, high in values]
-    events.sort()
-    open_ranges: list[tuple[int, int]] = []  # a heap of (high, number)
-    containing: dict[int, int] = {}
-    asked, answer = None, 0
-    for low, kind, high, number in events:
-        if kind == 0:
-            while open_ranges and open_ranges[0][0] < low:
-                heapq.heappop(open_ranges)
-            heapq.heappush(open_ranges, (high, number))
-            continue
-        if asked != (low, high):
-            asked, answer = (low, high), _mask(outside for reach, outside in open_ranges if reach >= high)
-        containing[number] = containing.get(number, answer) & answer
-    for number, outsides in containing.items():
-        for outside in _bits(outsides):
-            yield inner_list[number], outer_list[outside]
-
-
-def _mask(numbers: Iterable[int]) -> int:
-    """The integer whose bits of these numbers are set."""
-    found = list(numbers)
-    mask = bytearray(max(found, default=0) // 8 + 1)
-    for number in found:
-        mask[number // 8] |= 1 << number % 8
-    return int.from_bytes(mask, "little")
-
-
-def _bits(mask: int) -> Iterator[int]:
-    """The numbers of the bits that are set, the lowest first."""
-    while mask:
-        lowest = mask & -mask
-        yield lowest.bit_length() - 1
-        mask ^= lowest

@@ -7,18 +7,26 @@ Two matches can then be compared with one notion: a set of numbers within anothe
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Final
 
+from xdpfw.addresstable import AddressTable
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family, Fragment, Range, Ranges
 from xdpfw.compiler.ranges import complement, intersect, merge
+from xdpfw.policy.addresses import V4_BITS, V6_BITS
 from xdpfw.policy.names import ICMP, ICMPV6, PORT_PROTOCOLS, TCP
 
 Region = dict[str, Ranges]
 """Fields of ``ir.Match``. One that is not there is not asked for, or may be missing from the packet."""
 
 MAC_BITS: Final = 48
-V6_BASE: Final = 1 << 32  # IPv6 addresses come behind those of IPv4
+V6_BASE: Final = 1 << 33  # IPv6 addresses come behind those of IPv4 and the numbers of whole sets there
+MAX_EXPANDED: Final = 10_000
+"""A set with a file that has more ranges is one number in each family that it has addresses of.
+
+Such a number is behind the addresses of its family. So the set lies within itself, and within all of the family.
+"""
 ODD_MASK_BASE: Final = 1 << 2 * MAC_BITS  # so do MAC masks that are no prefixes: one number each, of no address
 ICMPV6_BASE: Final = 1 << 16  # type << 8 | code of ICMPv6 comes behind that of ICMP
 
@@ -32,6 +40,8 @@ def _only(*numbers: int) -> Ranges:
 
 
 _WITH_PORTS: Final = _only(*PORT_PROTOCOLS)
+_IPV4: Final = _only(Family.IPV4)
+_IPV6: Final = _only(Family.IPV6)
 _IP: Final = _only(Family.IPV4, Family.IPV6)
 _WITH_TRANSPORT: Final = _only(Fragment.NONE, Fragment.FIRST)
 _TRANSPORT_FIELDS: Final = frozenset({"sport", "dport", "tcp_flags", "icmp"})
@@ -52,6 +62,22 @@ _OF_IP: Final[Region] = {
     "dscp": _span(0, 63),
     "ip_options": _span(0, 1),
 }
+_PLAIN_FIELDS: Final = (
+    "interface",
+    "family",
+    "ethertype",
+    "vlan",
+    "inner_vlan",
+    *_OF_IP,
+    "sport",
+    "dport",
+)
+_plain_fields: Final = operator.attrgetter(*_PLAIN_FIELDS)
+_OF_NO_CONSEQUENCE: Final = frozenset(
+    {"interface", "src_mac", "dst_mac", "sport", "dport", "tcp_flags", "length", "ttl", "dscp", "ip_options", "knocked"}
+)
+"""Of these fields, it matters only whether they are asked for: what the others have does not depend on their values."""
+
 _IP_FIELDS: Final = frozenset({*_OF_IP, *_TRANSPORT_FIELDS, "src", "dst", "knocked"})
 
 _ETHERTYPES: Final = {
@@ -59,9 +85,13 @@ _ETHERTYPES: Final = {
     Family.IPV6: _only(0x86DD),
     Family.OTHER: complement(_only(0x0800, 0x86DD), 0xFFFF),
 }
+_WHOLE_SETS: Final = (
+    Range(1 << V4_BITS, V6_BASE - 1),
+    Range(V6_BASE + (1 << V6_BITS), V6_BASE + (1 << V6_BITS) + (1 << 32) - 1),
+)
 _ADDRESSES: Final = {
     Family.IPV4: _span(0, V6_BASE - 1),
-    Family.IPV6: _span(V6_BASE, V6_BASE + (1 << 128) - 1),
+    Family.IPV6: _span(V6_BASE, _WHOLE_SETS[1].high),
     Family.OTHER: (),
 }
 _ICMP_MESSAGES: Final = {
@@ -76,19 +106,24 @@ class Regions:
     def __init__(self, policy: ir.Policy) -> None:
         self._of_all = {"interface": _span(0, len(policy.interfaces) - 1), **_OF_ALL}
         self._addresses: dict[int, Ranges] = {}
+        self._whole_sets: dict[AddressTable, int] = {}
+        self._consequences: dict[tuple[tuple[str, Ranges], ...], Region] = {}
         self._knocks = {knock.name: number for number, knock in enumerate(policy.knocks)}
 
     def asked(self, match: ir.Match) -> Region:
         """The conditions of ``match`` as they are written."""
         region: Region = {}
-        for field in ("interface", *_OF_ALL, *_OF_IP, "sport", "dport"):
-            values = getattr(match, field)
+        for field, values in zip(_PLAIN_FIELDS, _plain_fields(match), strict=True):
             if values is not None:
-                region[field] = _macs(values) if field in ("src_mac", "dst_mac") else values
+                region[field] = values
         if match.src is not None:
             region["src"] = self._converted(match.src)
         if match.dst is not None:
             region["dst"] = self._converted(match.dst)
+        if match.src_mac is not None:
+            region["src_mac"] = _macs(match.src_mac)
+        if match.dst_mac is not None:
+            region["dst_mac"] = _macs(match.dst_mac)
         if match.tcp_flags is not None:
             region["tcp_flags"] = _tcp_flags(match.tcp_flags)
         if match.icmp is not None:
@@ -102,6 +137,25 @@ class Regions:
 
         A field whose ranges come out empty means that there is no such packet.
         """
+        sketch: Region = {}
+        for field, values in asked.items():
+            sketch[field] = () if field in _OF_NO_CONSEQUENCE else values
+        for field in ("src", "dst"):
+            if field in asked:
+                sketch[field] = _addresses(_families(asked[field]))
+        # Rules differ in addresses and ports for the most part: what follows from the rest is the same for many.
+        key = tuple(sketch.items())
+        if key not in self._consequences:
+            self._consequences[key] = self._consequences_of(sketch)
+        region = self._consequences[key].copy()
+        for field, values in asked.items():
+            if field in _OF_NO_CONSEQUENCE:
+                region[field] = values
+            elif field in ("src", "dst"):
+                region[field] = values if is_within(values, region[field]) else intersect(values, region[field])
+        return region
+
+    def _consequences_of(self, asked: Region) -> Region:
         region = {**self._of_all, **asked}
         if "inner_vlan" in asked and asked["inner_vlan"][0].low != ir.NO_TAG:
             _narrow(region, "vlan", _span(0, 4095))
@@ -130,9 +184,31 @@ class Regions:
     def _converted(self, addresses: ir.AddressRanges) -> Ranges:
         key = id(addresses)  # lives as long as the policy
         if key not in self._addresses:
-            v6 = [Range(low + V6_BASE, high + V6_BASE) for low, high in addresses.v6]
-            self._addresses[key] = merge([*addresses.v4, *v6])
+            v4: list[tuple[int, int]] = [*addresses.v4]
+            v6: list[tuple[int, int]] = [*addresses.v6]
+            for each in addresses.sets:
+                for ranges, bits in ((v4, V4_BITS), (v6, V6_BITS)):
+                    ranges += self._ranges_of_set(each.table, bits)
+            self._addresses[key] = (
+                *_with_whole_sets(v4, 0, _WHOLE_SETS[0]),
+                *_with_whole_sets([(low + V6_BASE, high + V6_BASE) for low, high in v6], V6_BASE, _WHOLE_SETS[1]),
+            )
         return self._addresses[key]
+
+    def _ranges_of_set(self, table: AddressTable, bits: int) -> list[tuple[int, int]]:
+        """Its addresses of so many bits, or its number."""
+        if len(table) <= MAX_EXPANDED:
+            return table.spans(bits)
+        number = (1 << bits) + self._whole_sets.setdefault(table, len(self._whole_sets))
+        return [(number, number)] if len(table.v4 if bits == V4_BITS else table.v6) else []
+
+
+def _with_whole_sets(ranges: list[tuple[int, int]], first: int, whole_sets: Range) -> Ranges:
+    """The ranges of a family whose addresses begin at ``first``; if they are all, they hold every set's, too."""
+    merged = merge(ranges)
+    if merged and merged[0].low == first and merged[0].high >= whole_sets.low - 1:
+        return (Range(first, whole_sets.high),)
+    return merged
 
 
 def is_within(inner: Ranges, outer: Ranges) -> bool:
@@ -146,7 +222,7 @@ def _complete(region: Region) -> None:
     for field, values in _OF_IP.items():
         region.setdefault(field, values)
     for field in ("src", "dst"):
-        _narrow(region, field, _union(_ADDRESSES, region["family"]))
+        _narrow(region, field, _addresses(region["family"]))
     if not is_within(region["fragment"], _WITH_TRANSPORT):
         return
     if is_within(region["proto"], _WITH_PORTS):
@@ -168,10 +244,12 @@ def _narrow(region: Region, field: str, values: Ranges) -> None:
 
 
 def are_apart(field: str, a: Ranges, b: Ranges) -> bool:
-    """True if no packet has a value of this field in both. Of odd MAC masks that cannot be said.
+    """True if no packet has a value of this field in both. Of odd MAC masks and whole sets that cannot be said.
 
     A source may hold grants of several knocks.
     """
+    if field in ("src", "dst") and any(intersect(values, _WHOLE_SETS) for values in (a, b)):
+        return not intersect(_families(a), _families(b))
     if field == "knocked":
         return False
     if field in ("src_mac", "dst_mac") and any(values and values[-1].low >= ODD_MASK_BASE for values in (a, b)):
@@ -179,12 +257,18 @@ def are_apart(field: str, a: Ranges, b: Ranges) -> bool:
     return not intersect(a, b)
 
 
+@functools.cache
+def _addresses(families: Ranges) -> Ranges:
+    return _union(_ADDRESSES, families)
+
+
 def _families(addresses: Ranges) -> Ranges:
     """Sets may be empty; those of IPv4 come first."""
     if not addresses:
         return ()
-    found = [Family.IPV4] if addresses[0].low < V6_BASE else []
-    return _only(*found, Family.IPV6) if addresses[-1].high >= V6_BASE else _only(*found)
+    if addresses[-1].high < V6_BASE:
+        return _IPV4
+    return _IP if addresses[0].low < V6_BASE else _IPV6
 
 
 def _union(by_family: dict[Family, Ranges], families: Ranges) -> Ranges:
