@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from xdpfw.compiler import ir
-from xdpfw.compiler.ir import IcmpMessage, Match, Range
+from xdpfw.compiler.ir import IcmpMessage, Match, Range, Ranges
 from xdpfw.compiler.knocks import BARE_SYN, WHOLE
 from xdpfw.compiler.lint import ALLOWANCES
 from xdpfw.compiler.ranges import intersect
@@ -253,4 +253,9 @@ def _is_all_in(region: Region, asked: Region) -> bool:
 
 
 def _overlap(one: Region, other: Region) -> bool:
-    return not any(are_apart(field, one[field], other[field]) for field in one.keys() & other.keys())
+    return all(_meet_in(field, one[field], other[field]) for field in one.keys() & other.keys())
+
+
+def _meet_in(field: str, a: Ranges, b: Ranges) -> bool:
+    """Of whole sets, too, only what is sure."""
+    return bool(intersect(a, b)) if field in ("src", "dst") else not are_apart(field, a, b)
