@@ -9,7 +9,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    Tag,
+    model_validator,
+)
+from pydantic_core import core_schema
 
 from xdpfw.knock import steps
 from xdpfw.policy import names, services, values
@@ -21,6 +32,8 @@ MAX_STEPS = steps.MAX_STEPS
 MAX_SERVICES = 16
 SECOND_NS = 1_000_000_000
 DEFAULT_WITHIN_NS = 10 * SECOND_NS
+
+_MAX_REMEMBERED = 1 << 17
 
 T = TypeVar("T")
 
@@ -78,6 +91,31 @@ def _span(low: int, high: int) -> PlainValidator:
 OneOrMore: TypeAlias = Annotated[tuple[T, ...], BeforeValidator(_one_or_more)]
 Given: TypeAlias = Annotated[T | None, BeforeValidator(_given)]
 """None only where the key is not there: a key without a value would else be a condition that is silently missing."""
+
+
+class _Remembered:
+    """Of single values, each is validated once: a policy repeats few of them many times.
+
+    What is wrong is not remembered, so that each place gets its error.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        known: dict[str | int, object] = {}
+
+        def validate(value: object, validator: core_schema.ValidatorFunctionWrapHandler) -> object:
+            if type(value) is not str and type(value) is not int:  # for a dictionary, True is 1
+                return validator(value)
+            if (result := known.get(value)) is None:
+                if len(known) >= _MAX_REMEMBERED:
+                    known.clear()
+                result = known[value] = validator(value)
+            return result
+
+        return core_schema.no_info_wrap_validator_function(validate, handler(source))
+
+
+Values: TypeAlias = Annotated[Given[OneOrMore[T]], _Remembered()]
+"""Of a condition: one value, or a list of them."""
 
 Later: TypeAlias = Annotated[None, PlainValidator(_later)]
 Boolean: TypeAlias = Annotated[bool, PlainValidator(values.boolean)]
@@ -150,28 +188,28 @@ class Set(Model):
 class Match(Model):
     """The fields of ``match`` and ``except``; None where one is not given, else values of which one must hold."""
 
-    interface: Given[OneOrMore[InterfaceName]] = None
-    family: Given[OneOrMore[Annotated[str, _choice("ipv4", "ipv6", "other")]]] = None
-    ethertype: Given[OneOrMore[Annotated[Span, PlainValidator(values.ethertype)]]] = None
-    vlan: Given[OneOrMore[Vlan]] = None
-    inner_vlan: Given[OneOrMore[Vlan]] = None
-    src_mac: Given[OneOrMore[Annotated[Mac, PlainValidator(values.mac_mask)]]] = None
-    dst_mac: Given[OneOrMore[Annotated[Mac, PlainValidator(values.mac_mask)]]] = None
-    src: Given[OneOrMore[Address]] = None
-    dst: Given[OneOrMore[Address]] = None
-    proto: Given[OneOrMore[Annotated[Protocol, PlainValidator(values.protocol)]]] = None
-    sport: Given[OneOrMore[Port]] = None
-    dport: Given[OneOrMore[Port]] = None
-    tcp_flags: Given[OneOrMore[Annotated[Flags, PlainValidator(values.tcp_flags)]]] = None
-    icmp_type: Given[OneOrMore[IcmpType]] = None
-    icmp_code: Given[OneOrMore[IcmpCode]] = None
-    fragment: Given[OneOrMore[Annotated[str, _choice("first", "later", "any", "none")]]] = None
-    length: Given[OneOrMore[Annotated[Span, _span(0, values.MAX_IP_LENGTH)]]] = None
-    ttl: Given[OneOrMore[Annotated[Span, _span(0, 255)]]] = None
-    dscp: Given[OneOrMore[Annotated[Span, PlainValidator(values.dscp)]]] = None
+    interface: Values[InterfaceName] = None
+    family: Values[Annotated[str, _choice("ipv4", "ipv6", "other")]] = None
+    ethertype: Values[Annotated[Span, PlainValidator(values.ethertype)]] = None
+    vlan: Values[Vlan] = None
+    inner_vlan: Values[Vlan] = None
+    src_mac: Values[Annotated[Mac, PlainValidator(values.mac_mask)]] = None
+    dst_mac: Values[Annotated[Mac, PlainValidator(values.mac_mask)]] = None
+    src: Values[Address] = None
+    dst: Values[Address] = None
+    proto: Values[Annotated[Protocol, PlainValidator(values.protocol)]] = None
+    sport: Values[Port] = None
+    dport: Values[Port] = None
+    tcp_flags: Values[Annotated[Flags, PlainValidator(values.tcp_flags)]] = None
+    icmp_type: Values[IcmpType] = None
+    icmp_code: Values[IcmpCode] = None
+    fragment: Values[Annotated[str, _choice("first", "later", "any", "none")]] = None
+    length: Values[Annotated[Span, _span(0, values.MAX_IP_LENGTH)]] = None
+    ttl: Values[Annotated[Span, _span(0, 255)]] = None
+    dscp: Values[Annotated[Span, PlainValidator(values.dscp)]] = None
     ip_options: Given[Boolean] = None
     state: Later = None
-    knocked: Given[OneOrMore[Name]] = None
+    knocked: Values[Name] = None
 
 
 class Redirect(Model):
