@@ -10,7 +10,7 @@ from ipaddress import ip_network
 import pytest
 
 from xdpfw.compiler import ir
-from xdpfw.compiler.lower import lower, not_in_force
+from xdpfw.compiler.lower import lower, not_in_force, rules_digest
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 
@@ -123,6 +123,38 @@ def test_where_a_set_is_written_and_how_often_makes_no_other_policy() -> None:
     assert (one.entries, other.entries) == (5, 4)
     assert one != replace(one, name="worse")
     assert one != replace(one, table=lowered("sets: {bad: {type: prefix, file: good.txt}}").address_sets[0].table)
+
+
+RULES_OF_LISTS = """\
+knocks: {k: {sequence: [1/tcp], opens: [22/tcp], to: '@good', except: {src: ['@none', '@lan']}}}
+rules: [{match: {src: '@bad', dst: '@good'}, action: pass}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "file", "is_compiled"),
+    [
+        ("", "bad.txt", False),
+        ("", "good.txt", True),  # a knock listens on it
+        ("", "none.txt", True),  # and excepts this
+        ("  again: {type: prefix, file: ./none.txt}\n", "none.txt", True),
+        ("  again: {type: prefix, file: ./bad.txt}\n", "bad.txt", False),
+    ],
+)
+def test_rules_do_not_depend_on_the_files_of_sets_that_stay_whole(more: str, file: str, is_compiled: bool) -> None:
+    head = "version: 1\ninterfaces: {eth0: {}}\ndefault: drop\n"
+    policy = head + SETS + LISTS + more + RULES_OF_LISTS
+    texts = {"p.yaml": policy, **FILES}
+    first, second, third = (
+        load("p.yaml", Sources.from_bundle(files))
+        for files in (texts, {**texts, file: "198.51.100.55"}, {**texts, "p.yaml": policy.replace("pass", "drop")})
+    )
+    changed = rules_digest(first, sets_stay_whole=True) != rules_digest(second, sets_stay_whole=True)
+    assert changed == is_compiled
+    assert rules_digest(first, sets_stay_whole=True) != rules_digest(third, sets_stay_whole=True)
+    assert rules_digest(first, sets_stay_whole=False) != rules_digest(second, sets_stay_whole=False)
+    one, other = (lower(loaded, sets_stay_whole=True) for loaded in (first, second))
+    assert (one.knocks != other.knocks) == is_compiled
 
 
 @pytest.mark.parametrize(

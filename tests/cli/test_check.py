@@ -67,6 +67,20 @@ def test_a_set_whose_file_has_no_entries_is_told(run: Run, write: Callable[[str]
     ]
 
 
+def test_a_set_whose_file_has_all_addresses_is_told(run: Run, write: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "wide.txt").write_text("192.0.2.0/24\n0.0.0.0/0\n2001:db8::/32\n")
+    (tmp_path / "wider.txt").write_text("::/1\n8000::/1\n0.0.0.0-255.255.255.254")
+    sets = (
+        "a: {type: prefix, file: wide.txt}, b: {type: prefix, file: wider.txt}, c: {type: prefix, elements: ['::/0']}"
+    )
+    ran = run("check", write(POLICY.replace("rules:\n", f"sets: {{{sets}}}\nrules:\n")))
+    assert ran.status == 0
+    assert [line for line in ran.lines if "every" in line] == [
+        f"set a has every IPv4 address: an entry of {tmp_path / 'wide.txt'} is too wide",
+        f"set b has every IPv6 address: an entry of {tmp_path / 'wider.txt'} is too wide",
+    ]
+
+
 def test_a_wrong_packet_in_a_test_is_found_at_its_word(run: Run, write: Callable[[str], Path]) -> None:
     path = write(POLICY.replace("203.0.113.1:80 S", "203.0.113.1:80 X"))
     ran = run("check", path)

@@ -56,7 +56,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
         raise
     loaded = policy_file.loaded
     of_secrets = secret_notes(loaded.knocks.values(), policy_file.sources)
-    notes = [*not_in_force(policy), *_empty_files(loaded), *of_secrets]
+    notes = [*not_in_force(policy), *_empty_files(loaded), *_whole_families(loaded), *of_secrets]
     counts = {
         "interfaces": len(policy.interfaces),
         "rules": len(policy.rules),
@@ -110,6 +110,17 @@ def _empty_files(loaded: LoadedPolicy) -> list[str]:
         f"set {each.name} is empty: {each.file} has no entries"
         for each in loaded.sets.values()
         if each.file is not None and not each.entries
+    ]
+
+
+def _whole_families(loaded: LoadedPolicy) -> list[str]:
+    """A list of others has an entry such as 0.0.0.0/0 by mistake."""
+    return [
+        f"set {each.name} has every {family} address: an entry of {each.file} is too wide"
+        for each in loaded.sets.values()
+        if each.file is not None
+        for family, bits, ranges in (("IPv4", 32, each.prefixes.table.v4), ("IPv6", 128, each.prefixes.table.v6))
+        if len(ranges) == 1 and each.prefixes.table.spans(bits) == [(0, (1 << bits) - 1)]
     ]
 
 

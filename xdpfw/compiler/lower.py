@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from xdpfw.compiler import ir
@@ -42,6 +42,25 @@ def lower(loaded: LoadedPolicy, *, sets_stay_whole: bool = SETS_STAY_WHOLE) -> i
     """The IR of a policy. What can be wrong with one, ``load`` has refused."""
     with collector_paused():
         return _Lowering(loaded, sets_stay_whole).policy()
+
+
+def rules_digest(loaded: LoadedPolicy, *, sets_stay_whole: bool = SETS_STAY_WHOLE) -> str:
+    """SHA-256 in hex over all files that what rules and knocks are compiled to depends on.
+
+    Those are all but the files of sets that stay whole wherever they are named.
+    """
+    in_knocks = {name for knock in loaded.knocks.values() for name in _sets_of_knock(knock.model)}
+    cut_up: set[str] = set()
+    whole: set[str] = set()
+    for found in loaded.sets.values():
+        if found.file is not None:
+            (whole if sets_stay_whole and found.name not in in_knocks else cut_up).add(found.file)
+    return loaded.sources.digest_without(whole - cut_up)
+
+
+def _sets_of_knock(knock: models.Knock) -> Iterator[str]:
+    for addresses in (knock.to, knock.unless and knock.unless.src, knock.unless and knock.unless.dst):
+        yield from (each for each in addresses or () if isinstance(each, SetName))
 
 
 def not_in_force(policy: ir.Policy) -> list[str]:

@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from collections.abc import Mapping as ReadOnlyMapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -119,13 +119,18 @@ class Sources:
     def digest(self) -> str:
         """SHA-256 in hex over the texts in the order in which they were read: the same wherever the files lie.
 
-        Of secrets, the stand-ins count.
+        Of secrets, the stand-ins count, and of the files of sets the entries.
         """
+        return self.digest_without(())
+
+    def digest_without(self, paths: Container[str]) -> str:
+        """``digest`` over all files but these."""
         digest = hashlib.sha256()
-        for text in self._files.values():
-            data = text.encode()
-            digest.update(len(data).to_bytes(8, "big"))
-            digest.update(data)
+        for path, text in self._files.items():
+            if path not in paths:
+                data = text.encode()
+                digest.update(len(data).to_bytes(8, "big"))
+                digest.update(data)
         return digest.hexdigest()
 
     def read(self, path: str, *, named_at: Position | None = None) -> str:
