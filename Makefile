@@ -6,6 +6,7 @@
 BUILD_PACKAGES := clang-16 llvm-16 libbpf-dev linux-libc-dev python3-venv
 TEST_PACKAGES  := libbpf1 bpftool iproute2 iputils-ping curl netcat-openbsd ethtool tcpdump knockd nmap openssh-server \
 	openssh-client openssl
+BENCH_PACKAGES := xdp-tools nftables tcpreplay
 VM_PACKAGES    := linux-image-amd64 qemu-system-x86 busybox-static
 
 # The interpreter that .venv is made from: 3.11 or later, with the venv module.
@@ -92,7 +93,7 @@ vm-test: setup $(VM_STAMP) ## kernel and namespace tests on Debian's 6.1 kernel,
 	tests/vm/run $(ARGS)
 
 .PHONY: bench
-bench: setup ## cost per packet, beside the null program and the peers
+bench: setup bench-packages ## cost per packet, beside the null program and the peers: build/bench.md
 	$(BIN)/python -m bench.run $(ARGS)
 
 .PHONY: demo
@@ -109,11 +110,13 @@ clean: ## remove all that make has made, .venv too
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: build-packages test-packages vm-packages
+.PHONY: build-packages test-packages bench-packages vm-packages
 build-packages:
 	$(call install_packages,$(BUILD_PACKAGES))
 test-packages: build-packages
 	$(call install_packages,$(TEST_PACKAGES))
+bench-packages: build-packages
+	$(call install_packages,$(BENCH_PACKAGES))
 vm-packages: build-packages
 	$(call install_packages,$(VM_PACKAGES))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from typing import Final, NoReturn
 import click
 from rich.console import Console
 
-from bench import adversarial, breakdown, cold, knocks, packets, subjects, warm
+from bench import adversarial, breakdown, cold, compiling, knocks, packets, peers, setfiles, subjects, veth, warm
 from bench.machine import bpf_stats, description, short_grace_periods
 from bench.report import Report, Table
 from bench.subjects import Subject
@@ -31,7 +32,10 @@ OUTPUT: Final = Path(__file__).parents[1] / "build"
 
 QUICK_SETS: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k")
 QUICK_REPEAT: Final = 10_000
+QUICK_SHARE: Final = 10
 TAKEN_APART: Final = ("ten_rules", "acl1_10k")
+COMPILED: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k", "acl1_100k", "fw1_100k")
+ON_THE_WIRE: Final = tuple(name for name in subjects.EVERY if not name.endswith("_1k"))
 
 Say = Callable[[str], None]
 
@@ -44,6 +48,7 @@ class Plan:
     rounds: int
     repeat: int
     quick: bool
+    missing: list[str]  # of the report
 
     def subjects(self, among: Sequence[str] = subjects.EVERY) -> list[Subject]:
         return [subjects.subject(name) for name in self.names if name in among]
@@ -62,6 +67,22 @@ def _cold(plan: Plan, say: Say) -> Iterator[Table]:
     yield cold.measure(plan.subjects(), plan.rounds, say)
 
 
+def _veth(plan: Plan, say: Say) -> Iterator[Table]:
+    yield veth.measure(plan.subjects(ON_THE_WIRE), plan.rounds, say)
+
+
+def _peers(plan: Plan, say: Say) -> Iterator[Table]:
+    yield from peers.measure(plan.rounds, plan.repeat, say, plan.missing)
+
+
+def _compile(plan: Plan, say: Say) -> Iterator[Table]:
+    yield compiling.measure([name for name in plan.names if name in COMPILED], say)
+
+
+def _sets(plan: Plan, say: Say) -> Iterator[Table]:
+    yield setfiles.measure(plan.rounds, plan.repeat, say, QUICK_SHARE if plan.quick else 1)
+
+
 def _knocks(plan: Plan, say: Say) -> Iterator[Table]:
     yield from knocks.measure(plan.rounds, plan.repeat, say)
 
@@ -74,6 +95,10 @@ WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
     "warm": _warm,
     "breakdown": _breakdown,
     "cold": _cold,
+    "veth": _veth,
+    "peers": _peers,
+    "compile": _compile,
+    "sets": _sets,
     "knocks": _knocks,
     "adversarial": _adversarial,
 }
@@ -108,27 +133,31 @@ def main(only: tuple[str, ...] | None, names: tuple[str, ...] | None, rounds: in
     there = tuple(name for name in asked if subjects.is_there(name))
     report = Report(description() | {"rounds": f"{rounds}; programs take turns in each"})
     report.missing += [f"{name}: {subjects.CLASSBENCH / name} is missing" for name in asked if name not in there]
-    plan = Plan(there, rounds, min(repeat, QUICK_REPEAT) if quick else repeat, quick)
+    plan = Plan(there, rounds, min(repeat, QUICK_REPEAT) if quick else repeat, quick, report.missing)
     started = time.monotonic()
     with _progress() as say, short_grace_periods():
-        for way in only or WAYS:
-            _measure(report, way, plan, say)
+        done = [_measure(report, way, plan, say) for way in only or WAYS]
     report.machine |= {"taken": f"{time.monotonic() - started:.0f} s"}
     report.write(OUTPUT)
     click.echo(report.markdown())
+    if not all(done):
+        raise click.ClickException("not all of it could be measured: see what is left out, on top of the report")
 
 
-def _measure(report: Report, way: str, plan: Plan, say: Say) -> None:
-    """One way; what the kernel or the compiler refuses leaves this one out, and is in the report."""
+def _measure(report: Report, way: str, plan: Plan, say: Say) -> bool:
+    """One way; what the kernel or the compiler refuses leaves this one out and is in the report: False then."""
     say(way)
     try:
         with bpf_stats(False):
             for table in WAYS[way](plan, lambda step: say(f"{way}: {step}")):
                 report.tables.append(table)
                 report.write(OUTPUT)
-    except XdpfwError as error:
+    except (XdpfwError, AssertionError, OSError, subprocess.SubprocessError) as error:
         report.missing.append(f"{way}: {error}")
+        report.write(OUTPUT)
         say(f"{way} is left out: {error}")
+        return False
+    return True
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:

@@ -7,15 +7,23 @@ import gzip
 import json
 from pathlib import Path
 
-from bench import traces
+import pytest
+
+from bench import traces, written
 from bench.report import JSON, MARKDOWN, Report, Table
 from tests.filtersets import Filter, FilterSet, Packet
 from tests.policies import prefix
 from xdpfw.compiler.ir import Range
+from xdpfw.compiler.lower import lower
 from xdpfw.packet.capture import read_capture
 from xdpfw.packet.decode import EXTENSION_HEADERS
+from xdpfw.policy.load import load
+from xdpfw.policy.source import Sources
 
 V4 = Filter(prefix(0xC6336400, 24), prefix(0xCB007101, 32), Range(0, 65535), Range(22, 80), Range(6, 6))
+ANY_V4 = Filter(prefix(0, 0), prefix(0, 0), Range(0, 65535), Range(0, 65535), Range(0, 255))
+HOST_V4 = Filter(prefix(0, 0), prefix(0xCB007101, 31), Range(53, 53), Range(0, 65535), Range(17, 17))
+PORT_V6 = Filter(prefix(1 << 64, 33, 128), prefix(7, 128, 128), Range(5, 9), Range(80, 80), Range(17, 17))
 V6 = Filter(prefix(1 << 64, 64, 128), prefix(7, 128, 128), Range(0, 65535), Range(0, 65535), Range(0, 255))
 
 
@@ -48,6 +56,29 @@ def test_a_header_lies_in_each_filter() -> None:
 
 def test_an_extension_header_is_no_protocol_of_a_trace() -> None:
     assert {header.proto for header in traces.within(FilterSet(128, [V6] * 2000))}.isdisjoint(EXTENSION_HEADERS)
+
+
+@pytest.mark.parametrize("inverted", [None, 1])
+@pytest.mark.parametrize("filters", [FilterSet(32, [V4, ANY_V4, HOST_V4]), FilterSet(128, [V6, V6, PORT_V6])])
+def test_a_filter_set_is_written_as_the_policy_that_it_is(filters: FilterSet, inverted: int | None) -> None:
+    text = written.yaml(filters, "fw0", inverted=inverted)
+    policy = lower(load("policy.yaml", Sources.from_bundle({"policy.yaml": text})))
+    expected = filters.policy()
+    assert [interface.name for interface in policy.interfaces] == ["fw0"]
+    assert (policy.default, policy.allow) == (expected.default, expected.allow)
+    for number, (found, meant) in enumerate(zip(policy.rules, expected.rules, strict=True)):
+        assert (found.name, found.match) == (meant.name, meant.match)
+        assert (found.action == meant.action) == (number != inverted)
+
+
+def test_a_filter_is_written_as_a_rule_of_nftables() -> None:
+    assert written.nft_rules(FilterSet(32, [V4, ANY_V4, HOST_V4]), 2) == [
+        "ip saddr 198.51.100.0/24 ip daddr 203.0.113.1/32 meta l4proto 6 th dport 22-80 drop",
+        "drop",
+    ]
+    assert written.nft_rules(FilterSet(32, [HOST_V4]), 5) == [
+        "ip daddr 203.0.113.0/31 meta l4proto 17 th sport 53 drop"
+    ]
 
 
 def test_frames_are_spread_over_the_trace_and_distinct() -> None:
