@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
 
 from xdpfw.policy import icmp, names
 from xdpfw.policy.addresses import V4_BITS, Addresses
@@ -20,6 +20,9 @@ _IPV6 = frozenset(("ipv6",))
 _IP = _IPV4 | _IPV6
 _L4_FIELDS = ("sport", "dport", "tcp_flags", "icmp_type", "icmp_code")
 _IP_FIELDS = ("ttl", "length", "dscp", "ip_options", "fragment", "knocked", *_L4_FIELDS)
+_LOOKED_UP = frozenset(("interface", "icmp_type", "icmp_code"))
+
+Shape: TypeAlias = tuple[Hashable, ...]
 
 
 class Fault(NamedTuple):
@@ -30,17 +33,42 @@ class Fault(NamedTuple):
     hint: str | None = None
 
 
-def faults(rule: Rule, sets: Mapping[str, LoadedSet | None], interfaces: Collection[str] | None) -> Iterator[Fault]:
+def faults(
+    rule: Rule, sets: Mapping[str, LoadedSet | None], interfaces: Collection[str] | None, faultless: set[Shape]
+) -> Iterator[Fault]:
     """All faults of a rule.
 
     ``sets`` has None for a set that exists but could not be read; ``interfaces`` is None where they could not.
+    ``faultless`` gets the shape of a match that is right, and spares looking at further ones of that shape.
     """
-    yield from match_faults("match", rule.match, protocols_of(rule.match), sets, interfaces)
+    protocols = protocols_of(rule.match)
+    if (shape := _shape(rule.match, protocols)) not in faultless:
+        found = tuple(match_faults("match", rule.match, protocols, sets, interfaces))
+        yield from found
+        if shape is not None and not found:
+            faultless.add(shape)
     if rule.unless is not None:
         if not rule.unless.model_fields_set:
             yield Fault(("except",), "is empty: it holds for every packet, so the rule never matches", "leave it out")
         protocols = protocols_of(rule.unless) or protocols_of(rule.match)
         yield from match_faults("except", rule.unless, protocols, sets, interfaces)
+
+
+def _shape(match: Match, protocols: tuple[Protocol, ...] | None) -> Shape | None:
+    """All that faults depend on, where that is not much; None where they depend on more."""
+    if not match.model_fields_set.isdisjoint(_LOOKED_UP):
+        return None
+    for ports in (match.sport, match.dport):
+        for port in ports or ():
+            if isinstance(port, SetName):
+                return None
+    families: list[frozenset[int]] = []
+    for addresses in (match.src, match.dst):
+        if any(isinstance(each, SetName) for each in addresses or ()):
+            return None
+        families.append(frozenset([each.bits for each in addresses or () if isinstance(each, Addresses)]))
+    values = (match.family, match.ethertype, match.proto, match.fragment, match.vlan, match.inner_vlan)
+    return (frozenset(match.model_fields_set), protocols, *families, *values)
 
 
 def protocols_of(match: Match) -> tuple[Protocol, ...] | None:

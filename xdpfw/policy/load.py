@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,8 +27,7 @@ MAX_INCLUDE_DEPTH: Final = 8
 M = TypeVar("M", bound=BaseModel)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedRule:
+class LoadedRule(NamedTuple):
     name: str
     model: models.Rule
     place: Place
@@ -86,7 +85,7 @@ class _Loader:
     all_read: bool = True
     files: dict[str, Position | None] = field(default_factory=dict)  # and where each is named
     roots: list[Place] = field(default_factory=list)
-    taken: dict[tuple[str, str], Position] = field(default_factory=dict)  # by kind and name
+    taken: dict[tuple[str, str], Place] = field(default_factory=dict)  # by kind and name
     settings: dict[str, _Setting] = field(default_factory=dict)
     interfaces: dict[str, models.Interface | None] = field(default_factory=dict)  # None: with errors
     sets: dict[str, LoadedSet | None] = field(default_factory=dict)
@@ -138,7 +137,7 @@ class _Loader:
         invalid = self.settings.get("invalid")
         return LoadedPolicy(
             interfaces={name: found for name, found in self.interfaces.items() if found is not None},
-            interface_positions={name: at for (kind, name), at in self.taken.items() if kind == "interface"},
+            interface_positions={name: self._interface_position(name) for name in self.interfaces},
             default=self.settings["default"].value,
             invalid="drop" if invalid is None else invalid.value,
             allow=models.Allow(**{key: found.value for key, found in allow.items() if found is not None}),
@@ -256,12 +255,12 @@ class _Loader:
         """The place of an interface, a set or a knock, or None where its name is taken."""
         section = f"{kind}s"
         place = Place(file.root, file.file, (section, name), f"{kind} {values.quoted(name)}")
-        position = place.position(of_key=True)
         try:
             notation(name)
         except NotationError as problem:
+            position = place.position(of_key=True)
             self.errors.append(PolicyError(f"{section}: {problem.message}", position, hint=problem.hint))
-        return place if self._is_free(kind, name, position) else None
+        return place if self._is_free(kind, name, place) else None
 
     def _list_item(self, kind: str, index: int, data: object, file: Place) -> tuple[str, Place]:
         """The name of a rule or a test, its own or its number's in the list of all files, and its place."""
@@ -270,16 +269,20 @@ class _Loader:
         is_named = isinstance(given, str | int)
         name = values.text_of(given) if is_named else f"{kind}-{self.counts[kind]}"
         place = Place(file.root, file.file, (f"{kind}s", index), f"{kind} {values.quoted(name)}")
-        self._is_free(kind, name, place.position("name"), "" if is_named else f"; give this {kind} a name of its own")
+        self._is_free(kind, name, place, "" if is_named else f"; give this {kind} a name of its own")
         return name, place
 
-    def _is_free(self, kind: str, name: str, position: Position, advice: str = "") -> bool:
+    def _is_free(self, kind: str, name: str, place: Place, advice: str = "") -> bool:
         """Take a name. An error, and False, where it is taken already."""
-        first = self.taken.setdefault((kind, name), position)
-        if first is not position:
+        first = self.taken.setdefault((kind, name), place)
+        if first is not place:
             message = f"{kind} {values.quoted(name)} is there twice"
-            self.errors.append(PolicyError(message, position, hint=f"first at {first}{advice}"))
-        return first is position
+            hint = f"first at {_position_of_name(kind, first)}{advice}"
+            self.errors.append(PolicyError(message, _position_of_name(kind, place), hint=hint))
+        return first is place
+
+    def _interface_position(self, name: str) -> Position:
+        return _position_of_name("interface", self.taken["interface", name])
 
     def _check_whole(self) -> None:
         """What can only be said once all files are in."""
@@ -291,10 +294,11 @@ class _Loader:
             self.errors.append(PolicyError("there is no interface", top.position("interfaces"), hint=hint))
         for name in tuple(self.interfaces)[MAX_INTERFACES : MAX_INTERFACES + 1]:
             message = f"interface {name} is one more than the {MAX_INTERFACES} possible"
-            self.errors.append(PolicyError(message, self.taken["interface", name]))
+            self.errors.append(PolicyError(message, self._interface_position(name)))
         interfaces = tuple(self.interfaces) or None
+        faultless: set[consistency.Shape] = set()
         for rule in self.rules:
-            for fault in consistency.faults(rule.model, self.sets, interfaces):
+            for fault in consistency.faults(rule.model, self.sets, interfaces, faultless):
                 self._add_fault(rule.place, fault)
             for fault in knockfaults.knocked_faults(rule.model, self.knocks):
                 self._add_fault(rule.place, fault)
@@ -330,6 +334,11 @@ def _test_errors(
         if step.interface is not None and interfaces is not None and step.interface not in interfaces:
             message = f"{step.interface} is not one of the policy's interfaces"
             yield test.place.error(message, *at, "interface", hint=f"they are {', '.join(interfaces)}")
+
+
+def _position_of_name(kind: str, place: Place) -> Position:
+    """Rules and tests have their names, if any, beside the rest; others are known by their keys."""
+    return place.position("name") if kind in ("rule", "test") else place.position(of_key=True)
 
 
 def _listed(value: object) -> list[Any]:

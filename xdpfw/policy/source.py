@@ -53,14 +53,33 @@ class Mark(Protocol):
 
 
 class Mapping(dict[str, Value]):
-    """A YAML mapping. ``key_marks`` and ``value_marks`` have a mark for each key."""
+    """A YAML mapping. ``marks`` has two marks for each key, in order: of the key, and of its value."""
 
-    __slots__ = ("key_marks", "mark", "value_marks")
+    __slots__ = ("_places", "mark", "marks")
 
     def __init__(self, mark: Mark) -> None:
         self.mark = mark
-        self.key_marks: dict[str, Mark] = {}
-        self.value_marks: dict[str, Mark] = {}
+        self.marks: list[Mark] = []
+        self._places: dict[str, int] | None = None
+
+    def marks_of(self, key: str) -> tuple[Mark, Mark]:
+        """Of a key that is there, and of its value. The mapping must be complete."""
+        if len(self) <= _FEW_KEYS:
+            place = 2 * list(self).index(key)
+            return self.marks[place], self.marks[place + 1]
+        if self._places is None:
+            self._places = dict(zip(self, range(0, len(self.marks), 2), strict=True))
+        place = self._places[key]
+        return self.marks[place], self.marks[place + 1]
+
+    def forget(self, key: str) -> Mark | None:
+        """Take a key out, if it is there, and return its mark."""
+        if key not in self:
+            return None
+        place = 2 * list(self).index(key)
+        first = self.marks[place]
+        del self[key], self.marks[place : place + 2]
+        return first
 
 
 class Items(list[Value]):
@@ -75,6 +94,11 @@ class Items(list[Value]):
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None, "~": None, "": None}
+_FEW_KEYS: Final = 32
+"""Of which looking through them costs less than an index of them."""
+
+_DIGITS: Final = frozenset("0123456789")
+_ODD_KEYS: Final = frozenset(("<<", "", "~", "null"))
 _REFUSED_CHARACTER = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff")
 
 
@@ -277,7 +301,8 @@ def position(root: Mapping, file: str, path: Path, *, of_key: bool = False) -> P
 def _child(parent: Value, step: str | int) -> tuple[Value, Mark, Mark] | None:
     """The value that ``step`` leads to, and the marks of itself and of its key."""
     if isinstance(parent, Mapping) and isinstance(step, str) and step in parent:
-        return parent[step], parent.value_marks[step], parent.key_marks[step]
+        of_key, of_value = parent.marks_of(step)
+        return parent[step], of_value, of_key
     if isinstance(parent, Items) and isinstance(step, int) and step < len(parent):
         return parent[step], parent.marks[step], parent.marks[step]
     return None
@@ -287,7 +312,7 @@ def scalar(text: str) -> str | int | bool | None:
     """What a plain (unquoted) scalar means."""
     if text in _WORDS:
         return _WORDS[text]
-    return int(text) if _NUMBER.fullmatch(text) else text
+    return int(text) if text[0] in _DIGITS and _NUMBER.fullmatch(text) else text
 
 
 class _Reader:
@@ -321,35 +346,44 @@ class _Reader:
     def _document(self, parser: Any) -> Value:
         root: Value = None
         documents = 0
-        stack: list[Mapping | Items] = []
-        parent: Mapping | Items | None = None
-        key: str | None = None
+        stack: list[Any] = []
+        parent: Any = None  # a Mapping or Items; None outside of both
+        awaits_key = False  # the parent is a mapping, and a key comes next
+        key = ""
         next_event = parser.get_event
         while True:
             event = next_event()
             kind = event.__class__
-            value: Value
+            value: Any
             if kind is ScalarEvent:
                 if event.anchor or event.tag:
                     self._refuse_properties(event)
-                if key is None and parent.__class__ is Mapping:
-                    key = self._key(event, parent)
+                if awaits_key:
+                    key = event.value
+                    if key in parent or key in _ODD_KEYS:
+                        self._refuse_key(event, parent)
+                    parent.marks.append(event.start_mark)
+                    awaits_key = False
                     continue
                 value = event.value if event.style else scalar(event.value)
             elif kind is MappingStartEvent or kind is SequenceStartEvent:
                 if event.anchor or event.tag:
                     self._refuse_properties(event)
                 value = Mapping(event.start_mark) if kind is MappingStartEvent else Items(event.start_mark)
-                if key is None and parent.__class__ is Mapping:
+                if awaits_key:
                     raise self._error(event, "a key is a single word, not a list or a mapping")
             elif kind is MappingEndEvent or kind is SequenceEndEvent:
                 stack.pop()
                 parent = stack[-1] if stack else None
+                awaits_key = parent.__class__ is Mapping
                 continue
             elif kind is AliasEvent:
                 self._refuse_alias(event)
-                if key is None and parent.__class__ is Mapping:
+                if awaits_key:
                     key = f"*{event.anchor}"
+                    parent.forget(key)
+                    parent.marks.append(event.start_mark)
+                    awaits_key = False
                     continue
                 value = None
             elif kind is StreamEndEvent:
@@ -361,35 +395,33 @@ class _Reader:
                         raise self._error(event, "a second document begins here", hint="a policy file holds one")
                 continue
 
-            if parent is None:
+            if parent.__class__ is Mapping:
+                parent[key] = value
+                parent.marks.append(event.start_mark)
+                awaits_key = True
+            elif parent is None:
                 root = value
-            elif isinstance(parent, Items):
+            else:
                 parent.append(value)
                 parent.marks.append(event.start_mark)
-            elif key is not None:
-                parent[key] = value
-                parent.value_marks[key] = event.start_mark
-                key = None
-            if isinstance(value, Mapping | Items):
+            if kind is MappingStartEvent or kind is SequenceStartEvent:
                 parent = value
+                awaits_key = kind is MappingStartEvent
                 stack.append(value)
                 if len(stack) > MAX_DEPTH:
                     raise self._error(event, f"lists and mappings lie more than {MAX_DEPTH} deep")
 
-    def _key(self, event: Any, parent: Any) -> str:
+    def _refuse_key(self, event: Any, parent: Mapping) -> None:
         key: str = event.value
         if not event.style:
             if key == "<<":
                 self.errors.append(self._error(event, "merge keys are not supported", hint="write the keys out"))
             elif key in ("", "~", "null"):
                 self.errors.append(self._error(event, "a key is missing before the colon"))
-        if key in parent:
-            first = parent.key_marks[key]
+        if (first := parent.forget(key)) is not None:
             self.errors.append(
                 self._error(event, f"key {quoted(key)} is there twice", hint=f"first at line {first.line + 1}")
             )
-        parent.key_marks[key] = event.start_mark
-        return key
 
     def _refuse_properties(self, event: Any) -> None:
         if event.anchor:
