@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ranges import merge
@@ -92,6 +93,19 @@ class _Lowering:
             for found in loaded.sets.values()
             if found.kind == "port"
         }
+        self.lowering: dict[str, Callable[[Any], object]] = {
+            "interface": lambda names: self.numbers(names, self.interface_index),
+            "family": lambda names: self.numbers(names, _FAMILIES),
+            **dict.fromkeys(("ethertype", "vlan", "inner_vlan", "length", "ttl", "dscp"), self.ranges),
+            **dict.fromkeys(("sport", "dport"), self.ports),
+            **dict.fromkeys(("src_mac", "dst_mac"), _macs),
+            "proto": lambda given: self.ranges(tuple((each.number, each.number) for each in given)),
+            "tcp_flags": lambda given: tuple(ir.TcpFlags(*flags) for flags in given),
+            "fragment": lambda names: merge(_FRAGMENTS[name] for name in names),
+            "ip_options": lambda given: self.ranges(((given, given),)),
+            "knocked": lambda names: tuple(sorted(set(names))),
+        }
+        self.conditions: dict[tuple[str, Any], object] = {}
         self.merged: dict[tuple[tuple[int, int], ...], ir.Ranges] = {}
         self.set_ranges: dict[str, ir.AddressRanges] = {}
         self.unions: dict[tuple[tuple[Addresses | SetName, ...], bool], ir.AddressRanges] = {}
@@ -157,43 +171,31 @@ class _Lowering:
 
         ``whole_sets``: its conditions may name sets. Those of knocks may not: they are cut up.
         """
-        own = _protocols(match)
-        return ir.Match(
-            interface=self.numbers(match.interface, self.interface_index),
-            family=self.numbers(match.family, _FAMILIES),
-            ethertype=self.ranges(match.ethertype),
-            vlan=self.ranges(match.vlan),
-            inner_vlan=self.ranges(match.inner_vlan),
-            src_mac=_macs(match.src_mac),
-            dst_mac=_macs(match.dst_mac),
-            src=self.addresses(match.src, whole_sets=whole_sets),
-            dst=self.addresses(match.dst, whole_sets=whole_sets),
-            proto=None if own is None else self.ranges(tuple((number, number) for number in own)),
-            sport=self.ports(match.sport),
-            dport=self.ports(match.dport),
-            tcp_flags=None if match.tcp_flags is None else tuple(ir.TcpFlags(*flags) for flags in match.tcp_flags),
-            icmp=_icmp(match, protocols),
-            fragment=_fragments(match),
-            length=self.ranges(match.length),
-            ttl=self.ranges(match.ttl),
-            dscp=self.ranges(match.dscp),
-            ip_options=None if match.ip_options is None else self.ranges(((match.ip_options, match.ip_options),)),
-            knocked=match.knocked and tuple(sorted(set(match.knocked))),
-        )
+        found: dict[str, Any] = {}
+        for field in match.model_fields_set:
+            value = getattr(match, field)
+            if field in ("src", "dst"):
+                found[field] = self.addresses(value, whole_sets=whole_sets)
+            elif field in self.lowering:
+                key = field, value
+                if key not in self.conditions:
+                    self.conditions[key] = self.lowering[field](value)
+                found[field] = self.conditions[key]
+        if match.tcp_flags is not None and match.proto is None:
+            found["proto"] = self.ranges(((TCP, TCP),))
+        if match.icmp_type is not None or match.icmp_code is not None:
+            found["icmp"] = _icmp(match, protocols)
+        return ir.Match(**found)
 
-    def ranges(self, spans: tuple[tuple[int, int], ...] | None) -> ir.Ranges | None:
-        if spans is None:
-            return None
+    def ranges(self, spans: tuple[tuple[int, int], ...]) -> ir.Ranges:
         if spans not in self.merged:
             self.merged[spans] = merge((int(low), int(high)) for low, high in spans)
         return self.merged[spans]
 
-    def numbers(self, given: tuple[str, ...] | None, numbers: Mapping[str, int]) -> ir.Ranges | None:
-        return None if given is None else self.ranges(tuple((numbers[name], numbers[name]) for name in given))
+    def numbers(self, given: tuple[str, ...], numbers: Mapping[str, int]) -> ir.Ranges:
+        return self.ranges(tuple((numbers[name], numbers[name]) for name in given))
 
-    def ports(self, ports: tuple[Span | SetName, ...] | None) -> ir.Ranges | None:
-        if ports is None:
-            return None
+    def ports(self, ports: tuple[Span | SetName, ...]) -> ir.Ranges:
         if len(ports) == 1 and isinstance(ports[0], SetName):
             return self.port_sets[ports[0]].ranges
         spans: list[tuple[int, int]] = []
@@ -264,9 +266,14 @@ def _log_sample(log: models.Log | bool | None) -> int:
 
 
 def _set_names(rule: models.Rule) -> tuple[str, ...]:
-    matches = [match for match in (rule.match, rule.unless) if match is not None]
-    fields = [field for match in matches for field in (match.src, match.dst, match.sport, match.dport)]
-    return tuple(dict.fromkeys(str(each) for field in fields for each in field or () if isinstance(each, SetName)))
+    found: dict[str, None] = {}
+    for match in (rule.match, rule.unless):
+        if match is not None:
+            for values in (match.src, match.dst, match.sport, match.dport):
+                for each in values or ():
+                    if isinstance(each, SetName):
+                        found[str(each)] = None
+    return tuple(found)
 
 
 def _protocols(match: models.Match) -> tuple[int, ...] | None:
@@ -276,26 +283,25 @@ def _protocols(match: models.Match) -> tuple[int, ...] | None:
     return tuple(protocol.number for protocol in match.proto)
 
 
-def _fragments(match: models.Match) -> ir.Ranges | None:
-    return None if match.fragment is None else merge(_FRAGMENTS[name] for name in match.fragment)
-
-
-def _icmp(match: models.Match, protocols: tuple[int, ...] | None) -> tuple[ir.IcmpMessage, ...] | None:
-    if match.icmp_type is None and match.icmp_code is None:
-        return None
+def _icmp(match: models.Match, protocols: tuple[int, ...] | None) -> tuple[ir.IcmpMessage, ...]:
     found = icmp.messages(protocols or (), match.icmp_type, match.icmp_code)
     return tuple(
         ir.IcmpMessage(protocol, ir.Range(*type_), ir.Range(*code)) for protocol, type_, code in sorted(set(found))
     )
 
 
-def _macs(macs: tuple[Mac, ...] | None) -> tuple[ir.MacMask, ...] | None:
-    return None if macs is None else tuple(ir.MacMask(*mac) for mac in macs)
+def _macs(macs: tuple[Mac, ...]) -> tuple[ir.MacMask, ...]:
+    return tuple(ir.MacMask(*mac) for mac in macs)
+
+
+@functools.cache
+def _verb(name: str) -> ir.Action:
+    return ir.Action(ir.ActionKind(name))
 
 
 def _action(action: models.Forward | str) -> ir.Action:
     if isinstance(action, str):
-        return ir.Action(ir.ActionKind(action))
+        return _verb(action)
     assert action.redirect is not None
     target = action.redirect
     return ir.Action(ir.ActionKind.REDIRECT, target.interface, target.src_mac, target.dst_mac)

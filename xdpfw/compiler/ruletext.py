@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -79,9 +80,12 @@ def mac_text(mac: int) -> str:
 
 def _match(match: models.Match) -> str:
     given = match.model_fields_set
-    return ", ".join(
-        f"{field} {_condition(getattr(match, field), write)}" for field, write in _WRITERS.items() if field in given
-    )
+    return ", ".join([_field(field, getattr(match, field)) for field in _WRITERS if field in given])
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _field(field: str, value: object) -> str:
+    return f"{field} {_condition(value, _WRITERS[field])}"
 
 
 def _condition(value: object, write: Callable[..., str]) -> str:
