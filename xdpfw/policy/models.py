@@ -141,7 +141,8 @@ Services: TypeAlias = Annotated[OneOrMore[Service], _at_most(MAX_SERVICES, "port
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Most commands need few of the models: none is built before it is.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Interface(Model):
@@ -250,7 +251,7 @@ class Log(Model):
 
 class Rule(Model):
     name: Given[Name] = None
-    match: Match = Match()
+    match: Match = Field(default_factory=Match)
     unless: Given[Match] = Field(default=None, alias="except")
     action: Action
     limit: Later = None
@@ -308,7 +309,7 @@ class Knock(Model):
     opens: Services
     lasts: Annotated[int, PlainValidator(values.duration_ns)] = Field(default=30 * SECOND_NS, alias="for")
     close: Given[KnockSteps] = None
-    scope: Scope = Scope(v4=V4_BITS, v6=V6_BITS)
+    scope: Scope = Field(default_factory=lambda: Scope(v4=V4_BITS, v6=V6_BITS))
     to: Given[OneOrMore[Address]] = None
     unless: Given[Match] = Field(default=None, alias="except")
 
