@@ -32,6 +32,7 @@ OUTPUT: Final = Path(__file__).parents[1] / "build"
 
 QUICK_SETS: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k")
 QUICK_REPEAT: Final = 10_000
+QUICK_ROUNDS: Final = 5
 QUICK_SHARE: Final = 10
 TAKEN_APART: Final = ("ten_rules", "acl1_10k")
 COMPILED: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k", "acl1_100k", "fw1_100k")
@@ -129,11 +130,13 @@ def main(only: tuple[str, ...] | None, names: tuple[str, ...] | None, rounds: in
         raise click.ClickException("this takes root: programs are loaded, and namespaces are made")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    if quick:
+        rounds, repeat = min(rounds, QUICK_ROUNDS), min(repeat, QUICK_REPEAT)
     asked = names or (QUICK_SETS if quick else subjects.EVERY)
     there = tuple(name for name in asked if subjects.is_there(name))
     report = Report(description() | {"rounds": f"{rounds}; programs take turns in each"})
     report.missing += [f"{name}: {subjects.CLASSBENCH / name} is missing" for name in asked if name not in there]
-    plan = Plan(there, rounds, min(repeat, QUICK_REPEAT) if quick else repeat, quick, report.missing)
+    plan = Plan(there, rounds, repeat, quick, report.missing)
     started = time.monotonic()
     with _progress() as say, short_grace_periods():
         done = [_measure(report, way, plan, say) for way in only or WAYS]

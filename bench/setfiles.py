@@ -16,9 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from bench import commands
 from bench.cold import Shots, pass_of
 from bench.report import Cell, Table
-from bench.subjects import TEN_RULES_FILE
+from bench.subjects import INTERFACE, TEN_RULES_FILE
 from bench.traces import spread
 from bench.warm import PACKETS, above_null
 from tests import frames
@@ -30,6 +31,7 @@ from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 
 RULE: Final = '  - {name: blocked, match: {src: "@bad"}, action: drop}\n'
+ENTRIES_FILE: Final = "bad.txt"
 TRACE: Final = 20_000
 MIB: Final = 1 << 20
 
@@ -73,8 +75,21 @@ def measure(rounds: int, repeat: int, say: Say, share: int = 1) -> Table:
         "Ten rules, and one before them that drops the sources in a set; half of the packets are in it. Seconds to "
         "read the policy and its file, to compile them and to load them, and all three. Packets: warm (median of up to "
         f"{PACKETS} packets) and cold (mean over {TRACE:,} sources), in ns above the same ten rules without the set, "
-        f"in the same rounds ({rounds}, medians). Memory: of program and maps in the kernel.",
-        ("set", "read s", "compile s", "load s", "all s", "warm ns more", "cold ns more", "maps MiB"),
+        f"in the same rounds ({rounds}, medians). Maps: kernel memory of program and maps. The command `apply`: in force where "
+        "nothing was, and again with one entry more in the file; and its peak of resident memory.",
+        (
+            "set",
+            "read s",
+            "compile s",
+            "load s",
+            "all s",
+            "warm ns more",
+            "cold ns more",
+            "maps MiB",
+            "apply s",
+            "file changed s",
+            "apply peak MiB",
+        ),
         rows,
     )
 
@@ -88,6 +103,8 @@ def _row(entries: Entries, share: int, rounds: int, repeat: int, say: Say) -> tu
         path = _write(Path(directory), prefixes, entries.bits)
         say(f"reading {label}")
         seconds, image = _compile(path)
+        say(f"applying {label}")
+        applied, changed = _apply(path)
     bare = compile_policy(lower(load(str(TEN_RULES_FILE), Sources.from_disk())))
     trace = list(_frames(prefixes, entries.bits))
     started = time.monotonic()
@@ -114,18 +131,20 @@ def _row(entries: Entries, share: int, rounds: int, repeat: int, say: Say) -> tu
         warm_more,
         statistics.median(more),
         memory / MIB,
+        applied.seconds,
+        changed.seconds,
+        applied.peak_bytes / MIB,
     )
 
 
 def _write(directory: Path, prefixes: Sequence[tuple[int, int]], bits: int) -> Path:
     """The policy beside the file of its set."""
     made = ipaddress.IPv4Address if bits == 32 else ipaddress.IPv6Address
-    with (directory / "bad.txt").open("w", encoding="ascii") as file:
+    with (directory / ENTRIES_FILE).open("w", encoding="ascii") as file:
         file.writelines(f"{made(address)}/{length}\n" for address, length in prefixes)
-    text = TEN_RULES_FILE.read_text(encoding="utf-8")
-    text = text.replace("sets:\n", "sets:\n  bad: {type: prefix, file: bad.txt}\n").replace(
-        "rules:\n", f"rules:\n{RULE}"
-    )
+    text = TEN_RULES_FILE.read_text(encoding="utf-8").replace("eth0:", f"{INTERFACE}:")
+    text = text.replace("sets:\n", f"sets:\n  bad: {{type: prefix, file: {ENTRIES_FILE}}}\n")
+    text = text.replace("rules:\n", f"rules:\n{RULE}")
     path = directory / "policy.yaml"
     path.write_text(text, encoding="utf-8")
     return path
@@ -138,6 +157,18 @@ def _compile(path: Path) -> tuple[tuple[float, float], MapImage]:
     read = time.monotonic()
     image = compile_policy(policy)
     return (read - started, time.monotonic() - read), image
+
+
+def _apply(path: Path) -> tuple[commands.Cost, commands.Cost]:
+    """Of the command, before and after the file of the set has changed."""
+    with commands.place() as (_, options):
+        try:
+            applied = commands.run(("apply", str(path), *options))
+            with (path.parent / ENTRIES_FILE).open("a", encoding="ascii") as file:
+                file.write("192.0.2.0/32\n")
+            return applied, commands.run(("apply", str(path), *options))
+        finally:
+            commands.run(("detach", *options))
 
 
 def _frames(prefixes: Sequence[tuple[int, int]], bits: int) -> Iterator[bytes]:
