@@ -75,8 +75,8 @@ def measure(rounds: int, repeat: int, say: Say, share: int = 1) -> Table:
         "Ten rules, and one before them that drops the sources in a set; half of the packets are in it. Seconds to "
         "read the policy and its file, to compile them and to load them, and all three. Packets: warm (median of up to "
         f"{PACKETS} packets) and cold (mean over {TRACE:,} sources), in ns above the same ten rules without the set, "
-        f"in the same rounds ({rounds}, medians). Maps: kernel memory of program and maps. The command `apply`: in force "
-        "where nothing was, and again with one entry more in the file; and its peak of resident memory.",
+        f"in the same rounds ({rounds}, medians). Maps: kernel memory of program and maps. The command `apply`: where "
+        "nothing was in force, and again with one entry more in the file; and its peak of resident memory.",
         (
             "set",
             "read s",
