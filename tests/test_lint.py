@@ -92,6 +92,14 @@ def test_families_cover_everything_together() -> None:
     assert unreached(*rules, "action: pass") == {"r3": ("r0", "r1", "r2")}
 
 
+def test_halves_of_all_addresses_cover_everything_together() -> None:
+    halves = [f"match: {{src: {half}, proto: tcp}}, action: drop" for half in ("0.0.0.0/1", "128.0.0.0/1")]
+    later = ["match: {family: ipv4, proto: tcp, dport: 80}, action: pass", "match: {proto: tcp}, action: pass"]
+    assert unreached(*halves, *later) == {"r2": ("r0", "r1")}
+    v6 = "match: {src: '::/0', proto: tcp}, action: drop"
+    assert unreached(*halves, v6, *later) == {"r3": ("r0", "r1"), "r4": ("r0", "r1", "r2")}
+
+
 def test_rules_that_count_take_nothing_but_may_be_unreached() -> None:
     assert unreached("action: count", "action: drop", "action: count") == {"r2": ("r1",)}
 

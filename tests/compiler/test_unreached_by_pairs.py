@@ -17,7 +17,7 @@ from xdpfw.compiler.ir import Range, Ranges
 from xdpfw.compiler.lint import never_reached
 from xdpfw.compiler.lower import lower
 from xdpfw.compiler.ranges import intersect, merge
-from xdpfw.compiler.regions import Region, Regions, are_apart, is_within
+from xdpfw.compiler.regions import WHOLE_SETS, Region, Regions, are_apart, is_within
 from xdpfw.errors import PolicyError
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
@@ -72,6 +72,9 @@ def by_several(takers: Sequence[lint_module._Taker], packets: Region) -> tuple[s
                 and intersect(taker.asked[field], union) != (taker.asked[field])
             ):
                 union = merge([*union, *taker.asked[field]])
+                for addresses, whole_sets in WHOLE_SETS if field in ("src", "dst") else ():
+                    if intersect((addresses,), union) == (addresses,):
+                        union = merge([*union, whole_sets])
                 added.append(taker)
         if packets[field] and intersect(packets[field], union) == packets[field]:
             return tuple(dict.fromkeys(t.name for t in added if intersect(t.asked[field], packets[field])))
@@ -88,7 +91,9 @@ CONDITIONS = st.fixed_dictionaries(
         "src": st.sampled_from(
             ["10.0.0.0/30", "10.0.0.0/31", "10.0.0.2/31", "10.0.0.1", "[10.0.0.0, 10.0.0.2]", "'@some'", "'@none'"]
         ),
-        "dst": st.sampled_from(["10.0.0.0/8", "10.0.0.1", "0.0.0.0/0", "::/0", "'2001:db8::/64'", "'@some'"]),
+        "dst": st.sampled_from(
+            ["10.0.0.1", "0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1", "'::/0'", "'2001:db8::/64'", "'@some'"]
+        ),
         "proto": st.sampled_from(["tcp", "udp", "[tcp, udp]", "icmp", "6"]),
         "dport": st.sampled_from(["0-3", "4-65535", "2", "[1, 3]", "0-65535", "[0-1, 4-65535]", "2-3"]),
         "family": st.sampled_from(["ipv4", "ipv6", "other", "[ipv4, other]"]),

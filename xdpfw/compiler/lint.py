@@ -26,7 +26,7 @@ from xdpfw.compiler.containment import Bools, Ints, NumberSets, expand
 from xdpfw.compiler.cover import ANY, Cover
 from xdpfw.compiler.ir import Family, Fragment, IcmpMessage, Match, Range, Ranges
 from xdpfw.compiler.ranges import intersect
-from xdpfw.compiler.regions import Region, Regions, are_apart, is_within
+from xdpfw.compiler.regions import WHOLE_SETS, Region, Regions, are_apart, highest_address, is_within
 from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS
 from xdpfw.policy.source import collector_paused
 
@@ -249,7 +249,7 @@ class _Lint:
         """``rules``, in order, of which ``candidates`` cover all fields but one: do their ranges there cover it?"""
         numbers = iter(candidates)
         upcoming = next(numbers, None)
-        union = _Union()
+        union = _AddressUnion() if field in ("src", "dst") else _Union()
         added = []
         for rule in rules:
             while upcoming is not None and upcoming < self.earlier[rule]:
@@ -292,7 +292,8 @@ class _Column:
         ends = np.full((2, len(given) + 1), ANY)  # the last one is that of ANY
         for number in np.unique(self.wanted[self.wanted != ANY]).tolist():
             if values := given[number]:
-                for at, end in enumerate((values[0].low, values[-1].high)):
+                highest = highest_address(values) if field in ("src", "dst") else values[-1].high
+                for at, end in enumerate((values[0].low, highest)):
                     ends[at, number] = self.values.setdefault((Range(end, end),), len(self.values))
         self.lowest, self.highest = ends[:, self.wanted]
         self.sets = NumberSets(list(self.values))
@@ -335,3 +336,13 @@ class _Union:
     def contains(self, bounds: Range) -> bool:
         at = bisect.bisect_right(self._lows, bounds.low) - 1
         return at >= 0 and bounds.high <= self._highs[at]
+
+
+class _AddressUnion(_Union):
+    """One of ``src`` or ``dst``: with all addresses of a family, all sets' are in it."""
+
+    def add(self, values: Ranges) -> None:
+        super().add(values)
+        for addresses, whole_sets in WHOLE_SETS:
+            if self.contains(addresses):
+                super().add((whole_sets,))

@@ -85,13 +85,18 @@ _ETHERTYPES: Final = {
     Family.IPV6: _only(0x86DD),
     Family.OTHER: complement(_only(0x0800, 0x86DD), 0xFFFF),
 }
-_WHOLE_SETS: Final = (
-    Range(1 << V4_BITS, V6_BASE - 1),
-    Range(V6_BASE + (1 << V6_BITS), V6_BASE + (1 << V6_BITS) + (1 << 32) - 1),
+WHOLE_SETS: Final = (
+    (Range(0, (1 << V4_BITS) - 1), Range(1 << V4_BITS, V6_BASE - 1)),
+    (
+        Range(V6_BASE, V6_BASE + (1 << V6_BITS) - 1),
+        Range(V6_BASE + (1 << V6_BITS), V6_BASE + (1 << V6_BITS) + (1 << 32) - 1),
+    ),
 )
+"""Of each family, all addresses, and the numbers of whole sets behind them."""
+
 _ADDRESSES: Final = {
-    Family.IPV4: _span(0, V6_BASE - 1),
-    Family.IPV6: _span(V6_BASE, _WHOLE_SETS[1].high),
+    Family.IPV4: _span(0, WHOLE_SETS[0][1].high),
+    Family.IPV6: _span(V6_BASE, WHOLE_SETS[1][1].high),
     Family.OTHER: (),
 }
 _ICMP_MESSAGES: Final = {
@@ -190,8 +195,8 @@ class Regions:
                 for ranges, bits in ((v4, V4_BITS), (v6, V6_BITS)):
                     ranges += self._ranges_of_set(each.table, bits)
             self._addresses[key] = (
-                *_with_whole_sets(v4, 0, _WHOLE_SETS[0]),
-                *_with_whole_sets([(low + V6_BASE, high + V6_BASE) for low, high in v6], V6_BASE, _WHOLE_SETS[1]),
+                *_with_whole_sets(v4, *WHOLE_SETS[0]),
+                *_with_whole_sets([(low + V6_BASE, high + V6_BASE) for low, high in v6], *WHOLE_SETS[1]),
             )
         return self._addresses[key]
 
@@ -203,12 +208,18 @@ class Regions:
         return [(number, number)] if len(table.v4 if bits == V4_BITS else table.v6) else []
 
 
-def _with_whole_sets(ranges: list[tuple[int, int]], first: int, whole_sets: Range) -> Ranges:
-    """The ranges of a family whose addresses begin at ``first``; if they are all, they hold every set's, too."""
+def _with_whole_sets(ranges: list[tuple[int, int]], addresses: Range, whole_sets: Range) -> Ranges:
+    """The ranges of a family; if they are all ``addresses``, they hold every set's, too."""
     merged = merge(ranges)
-    if merged and merged[0].low == first and merged[0].high >= whole_sets.low - 1:
-        return (Range(first, whole_sets.high),)
+    if merged and merged[0].low == addresses.low and merged[0].high >= addresses.high:
+        return (Range(addresses.low, whole_sets.high),)
     return merged
+
+
+def highest_address(values: Ranges) -> int:
+    """The highest number of ``src`` or ``dst``; where that is every set's, the highest address."""
+    highest = values[-1].high
+    return next((addresses.high for addresses, behind in WHOLE_SETS if highest == behind.high), highest)
 
 
 def is_within(inner: Ranges, outer: Ranges) -> bool:
@@ -248,7 +259,9 @@ def are_apart(field: str, a: Ranges, b: Ranges) -> bool:
 
     A source may hold grants of several knocks.
     """
-    if field in ("src", "dst") and any(intersect(values, _WHOLE_SETS) for values in (a, b)):
+    if field in ("src", "dst") and any(
+        intersect(values, tuple(behind for _, behind in WHOLE_SETS)) for values in (a, b)
+    ):
         return not intersect(_families(a), _families(b))
     if field == "knocked":
         return False
