@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xdpfw.compiler.image import MapImage
     from xdpfw.simulate.policytest import CaseResult
 
-MAX_LINTED_RULES: Final = 20_000
+MAX_LINTED_RULES: Final = 150_000
 """Looking through more would hold up apply for more than a few seconds."""
 
 
@@ -48,8 +48,8 @@ def command(
     JSON: {"changed", "generation", "interfaces": {NAME: MODE}, "tests": {"passed", "failed"}, "notes": [...]}; where a
     test failed, {"changed": false, "tests", "failures": [...]}.
     """
-    from xdpfw.cli.output import working
     from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.cli.progressbar import progress_bar
     from xdpfw.cli.test import failures, print_result
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.lower import not_in_force
@@ -59,11 +59,19 @@ def command(
 
     if confirm is not None:
         raise UsageError("--confirm is not supported yet", hint="leave it out")
-    with working(app, f"compiling {rules}"):
-        file = PolicyFile.read(rules)
+    with progress_bar(app, as_json=as_json) as progress:
+        file = PolicyFile.read(rules, progress)
+        progress("compiling", 0, 0)
         image = compile_policy(file.policy)
+        progress("testing", 0, 0)
         results = [] if skip_tests else _test(file, image)
-    failed = [result for result in results if not result.ok]
+        failed = [result for result in results if not result.ok]
+        if not failed:
+            progress("loading", 0, 0)
+            source = Source(os.path.abspath(rules), dict(file.sources.files), file.sources.digest)
+            applied = Controller(app.pins(instance, netns), netns, app.clock).apply(file.policy, image, source)
+            progress("looking for rules that are never reached", 0, 0)
+            warnings = _warnings(file.policy)
     tests = {"passed": len(results) - len(failed), "failed": len(failed)}
     if failed:
         if as_json:
@@ -74,13 +82,11 @@ def command(
                 print_result(app, file.policy, result)
             app.say(f"nothing is changed: {len(failed)} of {len(results)} tests failed (--skip-tests overrides)")
         return 1
-    source = Source(os.path.abspath(rules), dict(file.sources.files), file.sources.digest)
-    applied = Controller(app.pins(instance, netns), netns, app.clock).apply(file.policy, image, source)
     notes = [
         *applied.notes,
         *not_in_force(file.policy),
         *secret_notes(file.loaded.knocks.values(), file.sources),
-        *_warnings(file.policy),
+        *warnings,
     ]
     if as_json:
         app.say_json(

@@ -32,8 +32,9 @@ def command(app: App, rules: str, as_json: bool) -> int:
     the number of each. A lint of kind never-reached has "rule" and "covered_by", one of another kind "knock" and
     "others".
     """
-    from xdpfw.cli.output import count_text, working
+    from xdpfw.cli.output import count_text
     from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.cli.progressbar import progress_bar
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.knocklint import knock_lints
     from xdpfw.compiler.lint import never_reached
@@ -43,11 +44,13 @@ def command(app: App, rules: str, as_json: bool) -> int:
     from xdpfw.simulate.policytest import prepare
 
     try:
-        with working(app, f"checking {rules}"):
-            policy_file = PolicyFile.read(rules)
+        with progress_bar(app, as_json=as_json) as progress:
+            policy_file = PolicyFile.read(rules, progress)
             policy = policy_file.policy
             prepare(policy, policy_file.sources.files)
+            progress("compiling", 0, 0)
             compile_policy(policy)
+            progress("looking for rules that are never reached", 0, 0)
             unreached, of_knocks = never_reached(policy), knock_lints(policy)
     except PolicyError as error:
         if as_json:

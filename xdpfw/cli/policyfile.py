@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.lower import lower
+from xdpfw.compiler.progress import Progress, unseen
 from xdpfw.errors import KernelError, UsageError
 from xdpfw.policy.load import LoadedPolicy, load
 from xdpfw.policy.source import Sources
@@ -26,13 +27,13 @@ class PolicyFile:
     policy: ir.Policy
 
     @classmethod
-    def read(cls, path: str) -> PolicyFile:
+    def read(cls, path: str, progress: Progress = unseen) -> PolicyFile:
         """Raises PolicyError."""
-        return cls.from_sources(path, Sources.from_disk())
+        return cls.from_sources(path, Sources.from_disk(), progress)
 
     @classmethod
-    def from_sources(cls, path: str, sources: Sources) -> PolicyFile:
-        loaded = load(path, sources)
+    def from_sources(cls, path: str, sources: Sources, progress: Progress = unseen) -> PolicyFile:
+        loaded = load(path, sources, progress)
         return cls(path, sources, loaded, lower(loaded))
 
     def interface_number(self, name: str | None) -> int:

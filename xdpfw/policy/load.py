@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,6 +23,10 @@ from xdpfw.policy.values import NotationError
 
 MAX_INTERFACES: Final = 64
 MAX_INCLUDE_DEPTH: Final = 8
+
+_TOLD_EVERY: Final = 2048
+
+Progress: TypeAlias = Callable[[str, int, int], None]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,13 +63,15 @@ class LoadedPolicy:
     sources: Sources
 
 
-def load(path: str, sources: Sources) -> LoadedPolicy:
+def load(path: str, sources: Sources, progress: Progress | None = None) -> LoadedPolicy:
     """The policy at ``path``. ``sources`` has read all of its files afterwards.
+
+    ``progress`` is told a phase, how much of it is done, and of how much; see ``xdpfw.compiler.progress``.
 
     Raises PolicyError: the first error in order of the text, with all further ones in ``others``.
     """
     with source.collector_paused():
-        loader = _Loader(sources)
+        loader = _Loader(sources, progress or _unseen)
         loader.file(path, None, ())
         return loader.policy()
 
@@ -81,6 +87,7 @@ class _Setting:
 @dataclass(slots=True)
 class _Loader:
     sources: Sources
+    progress: Progress
     errors: list[PolicyError] = field(default_factory=list)
     all_read: bool = True
     files: dict[str, Position | None] = field(default_factory=dict)  # and where each is named
@@ -99,7 +106,10 @@ class _Loader:
         """Add a file, those that it includes before itself. ``within`` are the files that led here."""
         self.files[path] = named_at
         try:
-            root = source.parse(self.sources.read(path, named_at=named_at), path)
+            text = self.sources.read(path, named_at=named_at)
+            lines = text.count("\n")
+            self.progress(f"reading {path}", 0, lines)
+            root = source.parse(text, path, lambda line: self.progress(f"reading {path}", line, lines))
         except PolicyError as error:
             self.errors += (error, *error.others)
             self.all_read = False
@@ -118,7 +128,10 @@ class _Loader:
             self._add_set(name, place)
         for name in _named(root.get("knocks")):
             self._add_knock(name, place)
-        for index, data in enumerate(_listed(root.get("rules"))):
+        rules = _listed(root.get("rules"))
+        for index, data in enumerate(rules):
+            if not index % _TOLD_EVERY:
+                self.progress(f"checking {path}", index, len(rules))
             name, rule_place = self._list_item("rule", index, data, place)
             if (rule := self._validated(models.Rule, data, rule_place)) is not None:
                 self.rules.append(LoadedRule(name, rule, rule_place))
@@ -339,6 +352,10 @@ def _test_errors(
 def _position_of_name(kind: str, place: Place) -> Position:
     """Rules and tests have their names, if any, beside the rest; others are known by their keys."""
     return place.position("name") if kind in ("rule", "test") else place.position(of_key=True)
+
+
+def _unseen(phase: str, done: int, total: int) -> None:
+    """Nobody looks."""
 
 
 def _listed(value: object) -> list[Any]:

@@ -94,6 +94,8 @@ class Items(list[Value]):
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None, "~": None, "": None}
+_TOLD_EVERY: Final = 4096
+
 _FEW_KEYS: Final = 32
 """Of which looking through them costs less than an index of them."""
 
@@ -256,12 +258,12 @@ def combined(errors: Sequence[PolicyError]) -> PolicyError:
     return first
 
 
-def parse(text: str, file: str) -> Mapping:
-    """The mapping that a YAML document is. ``file`` is for positions.
+def parse(text: str, file: str, lines_read: Callable[[int], None] | None = None) -> Mapping:
+    """The mapping that a YAML document is. ``file`` is for positions. ``lines_read`` is told the number now and then.
 
     Raises PolicyError where the text is no YAML, no mapping, or uses what this language leaves out.
     """
-    return _Reader(file).read(text)
+    return _Reader(file, lines_read).read(text)
 
 
 def known_steps(root: Mapping, path: Path) -> Path:
@@ -318,8 +320,9 @@ def scalar(text: str) -> str | int | bool | None:
 class _Reader:
     """One pass over libyaml's events, with a stack of its own: libyaml's composer recurses until it crashes."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, lines_read: Callable[[int], None] | None = None) -> None:
         self.file = file
+        self.lines_read = lines_read
         self.errors: list[PolicyError] = []
 
     def read(self, text: str) -> Mapping:
@@ -350,6 +353,7 @@ class _Reader:
         parent: Any = None  # a Mapping or Items; None outside of both
         awaits_key = False  # the parent is a mapping, and a key comes next
         key = ""
+        ended = 0
         next_event = parser.get_event
         while True:
             event = next_event()
@@ -376,6 +380,9 @@ class _Reader:
                 stack.pop()
                 parent = stack[-1] if stack else None
                 awaits_key = parent.__class__ is Mapping
+                ended += 1
+                if not ended % _TOLD_EVERY and self.lines_read is not None:
+                    self.lines_read(event.start_mark.line)
                 continue
             elif kind is AliasEvent:
                 self._refuse_alias(event)
