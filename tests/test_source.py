@@ -10,6 +10,7 @@ import pytest
 
 from xdpfw.errors import PolicyError, Position
 from xdpfw.policy import source
+from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.source import Sources
 
 
@@ -94,7 +95,7 @@ def test_depth_is_bounded_before_any_stack_is(opening: str) -> None:
 
 def test_the_collector_is_as_it_was() -> None:
     assert gc.isenabled()
-    with source.collector_paused(), source.collector_paused():
+    with collector_paused(), collector_paused():
         assert not gc.isenabled()
     assert gc.isenabled()
 

@@ -10,6 +10,7 @@ import click
 
 from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, instance_options, json_option, rules_argument
+from xdpfw.policy.collector import collector_paused
 
 if TYPE_CHECKING:
     from xdpfw.cli.policyfile import PolicyFile
@@ -31,6 +32,7 @@ MAX_LINTED_RULES: Final = 150_000
 @instance_options
 @json_option
 @click.pass_obj
+@collector_paused()
 def command(
     app: App,
     rules: str,

@@ -9,6 +9,7 @@ import click
 
 from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, json_option, rules_argument
+from xdpfw.policy.collector import collector_paused
 
 if TYPE_CHECKING:
     from xdpfw.compiler.knocklint import KnockLint
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @rules_argument
 @json_option
 @click.pass_obj
+@collector_paused()
 def command(app: App, rules: str, as_json: bool) -> int:
     """Validate RULES, its tests' packets and size; look for rules never reached and for knocks that a scan opens.
 

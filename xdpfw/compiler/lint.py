@@ -27,8 +27,8 @@ from xdpfw.compiler.cover import ANY, Cover
 from xdpfw.compiler.ir import Family, Fragment, IcmpMessage, Match, Range, Ranges
 from xdpfw.compiler.ranges import intersect
 from xdpfw.compiler.regions import WHOLE_SETS, Region, Regions, are_apart, highest_address, is_within
+from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS
-from xdpfw.policy.source import collector_paused
 
 _SHOWN_NAMES: Final = 4
 _ALLOWANCE: Final = "allow."

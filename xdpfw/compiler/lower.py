@@ -13,11 +13,11 @@ from xdpfw.compiler.ruletext import knock_text, rule_text
 from xdpfw.knock.steps import Step
 from xdpfw.policy import icmp, models
 from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses
+from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.knocks import LoadedKnock
 from xdpfw.policy.load import LoadedPolicy, LoadedRule, LoadedTest
 from xdpfw.policy.names import TCP
-from xdpfw.policy.source import collector_paused
-from xdpfw.policy.values import Mac, SetName, Span
+from xdpfw.policy.values import SetName, Span
 
 _FAMILIES: Final = {"other": ir.Family.OTHER, "ipv4": ir.Family.IPV4, "ipv6": ir.Family.IPV6}
 _FRAGMENTS: Final = {
@@ -93,18 +93,6 @@ class _Lowering:
             for found in loaded.sets.values()
             if found.kind == "port"
         }
-        self.lowering: dict[str, Callable[[Any], object]] = {
-            "interface": lambda names: self.numbers(names, self.interface_index),
-            "family": lambda names: self.numbers(names, _FAMILIES),
-            **dict.fromkeys(("ethertype", "vlan", "inner_vlan", "length", "ttl", "dscp"), self.ranges),
-            **dict.fromkeys(("sport", "dport"), self.ports),
-            **dict.fromkeys(("src_mac", "dst_mac"), _macs),
-            "proto": lambda given: self.ranges(tuple((each.number, each.number) for each in given)),
-            "tcp_flags": lambda given: tuple(ir.TcpFlags(*flags) for flags in given),
-            "fragment": lambda names: merge(_FRAGMENTS[name] for name in names),
-            "ip_options": lambda given: self.ranges(((given, given),)),
-            "knocked": lambda names: tuple(sorted(set(names))),
-        }
         self.conditions: dict[tuple[str, Any], object] = {}
         self.merged: dict[tuple[tuple[int, int], ...], ir.Ranges] = {}
         self.set_ranges: dict[str, ir.AddressRanges] = {}
@@ -176,10 +164,10 @@ class _Lowering:
             value = getattr(match, field)
             if field in ("src", "dst"):
                 found[field] = self.addresses(value, whole_sets=whole_sets)
-            elif field in self.lowering:
+            elif field in _LOWERING:
                 key = field, value
                 if key not in self.conditions:
-                    self.conditions[key] = self.lowering[field](value)
+                    self.conditions[key] = _LOWERING[field](self, value)
                 found[field] = self.conditions[key]
         if match.tcp_flags is not None and match.proto is None:
             found["proto"] = self.ranges(((TCP, TCP),))
@@ -214,6 +202,9 @@ class _Lowering:
         return self.unions[key]
 
     def union(self, addresses: tuple[Addresses | SetName, ...], whole_sets: bool) -> ir.AddressRanges:
+        if len(addresses) == 1 and isinstance(only := addresses[0], Addresses):
+            span = (ir.Range(only.low, only.high),)
+            return ir.AddressRanges(v4=span) if only.bits == V4_BITS else ir.AddressRanges(v6=span)
         v4: list[tuple[int, int]] = []
         v6: list[tuple[int, int]] = []
         sets: dict[str, ir.AddressSet] = {}
@@ -235,6 +226,21 @@ class _Lowering:
             v4, v6 = (tuple(map(ir.Range._make, table.spans(bits))) for bits in (V4_BITS, V6_BITS))
             self.set_ranges[name] = ir.AddressRanges(v4, v6)
         return self.set_ranges[name]
+
+
+_LOWERING: Final[dict[str, Callable[[_Lowering, Any], object]]] = {
+    "interface": lambda lowering, names: lowering.numbers(names, lowering.interface_index),
+    "family": lambda lowering, names: lowering.numbers(names, _FAMILIES),
+    **dict.fromkeys(("ethertype", "vlan", "inner_vlan", "length", "ttl", "dscp"), _Lowering.ranges),
+    **dict.fromkeys(("sport", "dport"), _Lowering.ports),
+    **dict.fromkeys(("src_mac", "dst_mac"), lambda _, macs: tuple(ir.MacMask(*mac) for mac in macs)),
+    "proto": lambda lowering, given: lowering.ranges(tuple((each.number, each.number) for each in given)),
+    "tcp_flags": lambda _, given: tuple(ir.TcpFlags(*flags) for flags in given),
+    "fragment": lambda _, names: merge(_FRAGMENTS[name] for name in names),
+    "ip_options": lambda lowering, given: lowering.ranges(((given, given),)),
+    "knocked": lambda _, names: tuple(sorted(set(names))),
+}
+"""Of each condition but those on addresses and ICMP, how it is lowered."""
 
 
 def _way(knock: LoadedKnock) -> ir.Sequence | ir.Rotation | ir.Spa:
@@ -288,10 +294,6 @@ def _icmp(match: models.Match, protocols: tuple[int, ...] | None) -> tuple[ir.Ic
     return tuple(
         ir.IcmpMessage(protocol, ir.Range(*type_), ir.Range(*code)) for protocol, type_, code in sorted(set(found))
     )
-
-
-def _macs(macs: tuple[Mac, ...]) -> tuple[ir.MacMask, ...]:
-    return tuple(ir.MacMask(*mac) for mac in macs)
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from xdpfw.errors import PolicyError, Position
 from xdpfw.policy import consistency, knockfaults, models, names, source, values
+from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.consistency import Fault
 from xdpfw.policy.entries import Entries, is_packed
 from xdpfw.policy.knocks import LoadedKnock, loaded_knock
@@ -70,7 +71,7 @@ def load(path: str, sources: Sources, progress: Progress | None = None) -> Loade
 
     Raises PolicyError: the first error in order of the text, with all further ones in ``others``.
     """
-    with source.collector_paused():
+    with collector_paused():
         loader = _Loader(sources, progress or _unseen)
         loader.file(path, None, ())
         return loader.policy()

@@ -8,14 +8,12 @@ nothing are None, and all else is the text as written. Anchors, aliases, merge k
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from collections.abc import Mapping as ReadOnlyMapping
-from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
@@ -233,22 +231,6 @@ class Sources:
             raise PolicyError(
                 f"byte 0x{data[error.start]:02x} is not valid UTF-8", place, hint="save the file as UTF-8"
             ) from None
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Pause Python's cyclic garbage collector.
-
-    Reading a policy allocates many objects, keeps them all and makes no cycles: the collector would go through them
-    again and again, for three quarters of the time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def combined(errors: Sequence[PolicyError]) -> PolicyError:
