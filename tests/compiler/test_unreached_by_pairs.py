@@ -150,8 +150,9 @@ def test_what_is_found_is_what_pairs_tell(
 
 def test_a_search_in_many_portions_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xdpfw.compiler.cover._MAX_STEPS", 4)
+    monkeypatch.setattr("xdpfw.compiler.containment._MAX_RANGES", 2)
     sources = ["10.0.0.0/22", "10.0.0.0/23", "10.0.2.0/23", "10.0.0.0/24", "10.0.2.0/24", "10.0.1.0-10.0.2.255"]
-    ports = ["0-1023", "80", "1024-65535", "0-65535", "[80, 443]"]
+    ports = ["0-1023", "80", "1024-65535", "0-65535", "[80, 443]", "[22, 80, 443]", "[22, 79-81, 442-500]"]
     rules = [f"match: {{src: {src}, proto: tcp, dport: {port}}}" for port in ports for src in reversed(sources)]
     excepts = [
         f"{each}, except: {{src: 10.0.0.0/25}}" if number % 3 == 0 else each for number, each in enumerate(rules)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,9 @@ from xdpfw.compiler.ir import Ranges
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+
+_MAX_RANGES: Final = 1 << 20
 
 
 class NumberSets:
@@ -46,6 +50,17 @@ class NumberSets:
         return found
 
     def _range_by_range(self, inner: Ints, outer: Ints) -> Bools:
+        found = np.empty(len(inner), np.bool_)
+        ends = np.cumsum(self.sizes[inner])
+        start = 0
+        while start < len(inner):  # in portions, to bound memory
+            reached = ends[start] + _MAX_RANGES
+            end = int(np.searchsorted(ends, reached, side="right"))
+            found[start:end] = self._portion(inner[start:end], outer[start:end])
+            start = end
+        return found
+
+    def _portion(self, inner: Ints, outer: Ints) -> Bools:
         pairs, ranges = expand(self._starts[inner], self.sizes[inner])
         owner = outer[pairs]
         at = np.searchsorted(self._keys, owner * self._limit + self._lows[ranges], side="right") - 1

@@ -25,7 +25,6 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.containment import Bools, Ints, NumberSets, expand
 from xdpfw.compiler.cover import ANY, Cover
 from xdpfw.compiler.ir import Family, Fragment, IcmpMessage, Match, Range, Ranges
-from xdpfw.compiler.ranges import intersect
 from xdpfw.compiler.regions import WHOLE_SETS, Region, Regions, are_apart, highest_address, is_within
 from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS
@@ -260,7 +259,7 @@ class _Lint:
                 upcoming = next(numbers, None)
             packets = self.packets[rule][field]
             if packets and all(union.contains(bounds) for bounds in packets):
-                yield rule, tuple(dict.fromkeys(t.name for t in added if intersect(t.asked[field], packets)))
+                yield rule, tuple(dict.fromkeys(t.name for t in added if _meet(t.asked[field], packets)))
 
 
 def _takers_before_rules(policy: ir.Policy, regions: Regions) -> Iterator[_Taker]:
@@ -315,6 +314,16 @@ def _members(cover: Cover, leaves: Ints) -> tuple[Ints, Ints]:
     starts = np.searchsorted(cover.leaves[order], np.arange(len(cover.first) + 1))
     rows, at = expand(starts[leaves], np.diff(starts)[leaves])
     return rows, order[at]
+
+
+def _meet(a: Ranges, b: Ranges) -> bool:
+    """Whether they have a number in common."""
+    few, many = (a, b) if len(a) <= len(b) else (b, a)
+    for low, high in few:
+        at = bisect.bisect_left(many, (low,))
+        if (at < len(many) and many[at].low <= high) or (at and many[at - 1].high >= low):
+            return True
+    return False
 
 
 class _Union:
