@@ -19,7 +19,6 @@ from bench.written import yaml
 from xdpfw.kernel.program import LOOPBACK, Generation
 
 CHECK_LIMIT_SECONDS: Final = 60
-TURNS: Final = 3
 LONG_SECONDS: Final = 5
 """What takes longer is not done again."""
 
@@ -37,10 +36,10 @@ class Costs:
     change: Cost
 
 
-def measure(names: Sequence[str], say: Say) -> Table:
+def measure(names: Sequence[str], turns: int, say: Say) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for name in names:
-        costs = _measure(name, say)
+        costs = _measure(name, turns, say)
         each = subject(name)
         with Generation.load(each.image, interfaces=[LOOPBACK], targets=[]) as generation:
             kernel_bytes = generation.memory_bytes
@@ -59,7 +58,7 @@ def measure(names: Sequence[str], say: Say) -> Table:
         )
     return Table(
         "Compiling",
-        f"Wall time of the commands, start of Python included, from a YAML file; median of {TURNS} where a turn takes "
+        f"Wall time of the commands, start of Python included, from a YAML file; median of {turns} where a turn takes "
         f"less than {LONG_SECONDS} s. `check` is ended after {CHECK_LIMIT_SECONDS} s. `apply` puts the policy in force "
         "where none was; then with one rule's action changed. Peak: resident memory of `apply`. Maps: kernel memory of "
         "program and maps, counters of each CPU included.",
@@ -68,15 +67,15 @@ def measure(names: Sequence[str], say: Say) -> Table:
     )
 
 
-def _measure(name: str, say: Say) -> Costs:
+def _measure(name: str, turns: int, say: Say) -> Costs:
     with place() as (directory, options):
         before, after = directory / "before.yaml", directory / "after.yaml"
         for path, inverted in ((before, False), (after, True)):
             path.write_text(_policy(name, inverted), encoding="utf-8")
         say(f"{name}: check")
-        check = _turns(lambda: run(("check", str(before)), CHECK_LIMIT_SECONDS, lints=True))
+        check = _turns(turns, lambda: run(("check", str(before)), CHECK_LIMIT_SECONDS, lints=True))
         applied, changed = [], []
-        for turn in range(TURNS):
+        for turn in range(turns):
             say(f"{name}: apply, turn {turn + 1}")
             try:
                 applied.append(run(("apply", str(before), *options)))
@@ -97,9 +96,9 @@ def _policy(name: str, inverted: bool) -> str:
     return text.replace("dport: 443}, action: pass", "dport: 443}, action: drop") if inverted else text
 
 
-def _turns(command: Callable[[], Cost]) -> Cost:
+def _turns(turns: int, command: Callable[[], Cost]) -> Cost:
     found: list[Cost] = []
-    while len(found) < TURNS and not (found and _is_long(found[-1])):
+    while len(found) < turns and not (found and _is_long(found[-1])):
         found.append(command())
     return _median(found)
 

@@ -33,6 +33,7 @@ OUTPUT: Final = Path(__file__).parents[1] / "build"
 QUICK_SETS: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k")
 QUICK_REPEAT: Final = 10_000
 QUICK_ROUNDS: Final = 5
+TURNS: Final = 3
 QUICK_SHARE: Final = 10
 TAKEN_APART: Final = ("ten_rules", "acl1_10k")
 COMPILED: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k", "acl1_100k", "fw1_100k")
@@ -45,14 +46,19 @@ Say = Callable[[str], None]
 class Plan:
     """What is asked for."""
 
-    names: tuple[str, ...]  # of subjects.EVERY
+    names: tuple[str, ...]  # of subjects.EVERY, those whose data is there
+    named: bool  # by the user: then every way takes all of them
     rounds: int
     repeat: int
     quick: bool
     missing: list[str]  # of the report
 
-    def subjects(self, among: Sequence[str] = subjects.EVERY) -> list[Subject]:
-        return [subjects.subject(name) for name in self.names if name in among]
+    def among(self, few: Sequence[str]) -> list[str]:
+        """The names, but where the user gave none only those of ``few``."""
+        return [name for name in self.names if self.named or name in few]
+
+    def subjects(self, few: Sequence[str] = subjects.EVERY) -> list[Subject]:
+        return [subjects.subject(name) for name in self.among(few)]
 
 
 def _warm(plan: Plan, say: Say) -> Iterator[Table]:
@@ -73,11 +79,14 @@ def _veth(plan: Plan, say: Say) -> Iterator[Table]:
 
 
 def _peers(plan: Plan, say: Say) -> Iterator[Table]:
+    if not subjects.is_there(peers.FILTERS):
+        plan.missing.append(f"peers: {subjects.CLASSBENCH / peers.FILTERS} is missing")
+        return
     yield from peers.measure(plan.rounds, plan.repeat, say, plan.missing)
 
 
 def _compile(plan: Plan, say: Say) -> Iterator[Table]:
-    yield compiling.measure([name for name in plan.names if name in COMPILED], say)
+    yield compiling.measure(plan.among(COMPILED), 1 if plan.quick else TURNS, say)
 
 
 def _sets(plan: Plan, say: Say) -> Iterator[Table]:
@@ -134,9 +143,11 @@ def main(only: tuple[str, ...] | None, names: tuple[str, ...] | None, rounds: in
         rounds, repeat = min(rounds, QUICK_ROUNDS), min(repeat, QUICK_REPEAT)
     asked = names or (QUICK_SETS if quick else subjects.EVERY)
     there = tuple(name for name in asked if subjects.is_there(name))
+    if not there:
+        raise click.ClickException(f"none of {', '.join(asked)} is in {subjects.CLASSBENCH}")
     report = Report(description() | {"rounds": f"{rounds}; programs take turns in each"})
     report.missing += [f"{name}: {subjects.CLASSBENCH / name} is missing" for name in asked if name not in there]
-    plan = Plan(there, rounds, repeat, quick, report.missing)
+    plan = Plan(there, names is not None, rounds, repeat, quick, report.missing)
     started = time.monotonic()
     with _progress() as say, short_grace_periods():
         done = [_measure(report, way, plan, say) for way in only or WAYS]
