@@ -21,7 +21,7 @@ enum xdpfw_limit {
 	XDPFW_MAX_ROW_ENTRIES = 64,
 	XDPFW_MAX_WIDE_WORDS = 64,
 	XDPFW_MAX_COUNT_WORDS = 8,
-	XDPFW_MAX_TABLE_BYTES = 256 << 20,
+	XDPFW_MAX_TABLE_BYTES = 256 << 20,	/* of the rules, and of living sets */
 	XDPFW_WORD_BITS = 64,		/* of the bit vectors */
 	XDPFW_MAX_KNOCKS = 64,
 	XDPFW_MAX_SEQUENCES = 32,	/* each close is one, too */
@@ -48,7 +48,6 @@ enum xdpfw_layout {
 	XDPFW_BLOCK_BYTES = 64,		/* a cache line */
 	XDPFW_BLOCK_ENTRIES = 4,	/* struct xdpfw_entry */
 	XDPFW_ROOT_BITS = 16,		/* of an address, a trie's root resolves */
-	XDPFW_MIN_STRIDE_BITS = 4,	/* and a node: 16 entries, one block */
 };
 
 enum xdpfw_family {
@@ -178,34 +177,60 @@ enum xdpfw_reason {
  * holds. These are constants to the verifier: what a policy does not use is dead code.
  */
 
-/* value -> class of a field (u16), and (combined class so far, class) -> combined class (u16). */
+/*
+ * value -> class of a field (u16), which steps on through the combining tables of a group: the step before leads to
+ * where the row of all that was combined so far begins, u32[step + class] is the next step. That of a group's last field
+ * is the combined class itself.
+ */
 struct xdpfw_field_table {
 	__u32 used;		/* 0: no rule looks at this field */
-	__u32 classes;		/* base: class = u16[classes + value] */
-	__u32 combine;		/* base: combined = u16[combine + combined * class_count + class] */
-	__u32 class_count;
+	__u32 classes;		/* base: class = u16[classes + value]; 0: the value is the class */
 	__u32 group;		/* which combined class this field goes into */
 };
 
 /*
- * How the addresses of one direction are classified. A leaf is one entry, at entries[leaves + leaf]; leaves 0: there
- * is nothing but wide classes, and the number of the leaf is it.
+ * How the addresses of one direction are classified, by a trie (enum xdpfw_trie). A leaf is one entry, at
+ * entries[leaves + leaf]; leaves 0: there is nothing but wide classes, and the number of the leaf is it.
  */
 struct xdpfw_direction_table {
 	__u32 used;		/* 0: no rule looks at this direction's addresses; the leaf is 0 */
-	__u32 root_v4;		/* base: u32[root + first ROOT_BITS bits of the address] is a node or a leaf */
+	__u32 root_v4;		/* base: u32[root + first ROOT_BITS bits of the address] is an entry of the trie */
 	__u32 root_v6;
-	__u32 stride_bits_v4;	/* bits of the address that a node resolves: 4 or 8 */
-	__u32 stride_bits_v6;
 	__u32 no_address_leaf;	/* of packets that are not IP */
 	__u32 leaves;		/* base: struct xdpfw_entry */
 	__u32 wide;		/* base: u64[wide + wide_class * vector_words + word], rules in the wide group */
 	__u32 conditions;	/* base: u64[conditions + wide_class * condition_words + word], wide conditions */
 	__u32 condition_words;
+	__u32 sets_used;	/* 1: a condition on this direction's addresses looks at sets with files */
+	__u32 sets_wide;	/* base, in the map set_tables: u64[sets_wide + set_class * vector_words + word] */
+};
+
+/* How many elements of each size a map of tables has room for. */
+struct xdpfw_bounds {
+	__u32 u16s;
+	__u32 u32s;
+	__u32 u64s;		/* struct xdpfw_row, too */
+	__u32 entries;		/* struct xdpfw_entry */
+	__u32 blocks;
+};
+
+/*
+ * Sets with files, which may change while the rules stay. One trie, in the map set_tables, gives an address its set
+ * class; it says which of the conditions that name such sets hold, whichever direction's they are.
+ */
+struct xdpfw_set_table {
+	__u32 bytes;		/* of the map set_tables' only value; 0: no rule looks at such sets */
+	struct xdpfw_bounds bounds;
+	__u32 root_v4;
+	__u32 root_v6;
+	__u32 no_address_class;
+	__u32 conditions;	/* base: u64[conditions + set_class * condition_words + word] */
+	__u32 condition_words;
 };
 
 /* Bit vectors of one combined class of small fields. */
 struct xdpfw_group_table {
+	__u32 first_step;	/* base of the first field's combining table, of one row */
 	__u32 predicates;	/* base: u64[predicates + class * predicate_words + word] */
 	__u32 wide;		/* base: u64[wide + class * vector_words + word] */
 };
@@ -222,14 +247,55 @@ enum xdpfw_stage {
 };
 
 struct xdpfw_allow {
-	__u8 arp;
-	__u8 ndp;
-	__u8 dhcp;
-	__u8 icmp_errors;
+	__u32 arp;
+	__u32 ndp;
+	__u32 dhcp;
+	__u32 icmp_errors;
+};
+
+/*
+ * A rule as tables have it, its key: its number and, in the low bits, what it does where that is all that there is to
+ * it. Keys are in the order of rules. Above them are flags of rows.
+ */
+enum xdpfw_key {
+	XDPFW_KEY_DROP = 0,
+	XDPFW_KEY_PASS = 1,
+	XDPFW_KEY_LOOK_UP = 7,		/* the map "actions" says */
+	XDPFW_KEY_ACTION_MASK = 7,
+	XDPFW_KEY_SHIFT = 3,
+	XDPFW_KEY_NONE = 0x07ffffff,	/* no rule: behind all */
+	XDPFW_KEY_MASK = 0x07ffffff,
+};
+
+/*
+ * A row: rules in order, of which the first that holds wins. One entry by itself; or, by its flags, a LIST of entries
+ * from rows[reference] on, the last of which has LAST; or a DISPATCH: the row is dispatch[reference + combined class
+ * of a group]. The key of a list and of a dispatch is that of its first rule; KEY_NONE: the row is empty.
+ *
+ * An entry holds if its predicate does and, where other is not 0, a condition on the address of the opposite
+ * direction: OTHER_SET: other - 1 of sets with files, else other - 1 of the wide ones.
+ */
+struct xdpfw_row {
+	__u32 key;		/* enum xdpfw_key, enum xdpfw_row_flag */
+	__u32 condition;	/* predicate | other << ROW_OTHER_SHIFT; or a reference */
+};
+
+enum xdpfw_row_flag {
+	XDPFW_ROW_LAST = 0x10000000,
+	XDPFW_ROW_LIST = 0x20000000,
+	XDPFW_ROW_DISPATCH = 0x40000000,
+	XDPFW_ROW_GROUP_SHIFT = 28,	/* of a dispatch's reference */
+	XDPFW_ROW_REFERENCE_MASK = 0xfffffff,
+	XDPFW_ROW_PREDICATE_MASK = 0xffff,
+	XDPFW_ROW_OTHER_SHIFT = 16,
+	XDPFW_ROW_OTHER_SET = 0x8000,
+	XDPFW_ROW_OTHER_MASK = 0x7fff,
 };
 
 struct xdpfw_config {
 	__u32 table_bytes;		/* of the map tables' only value */
+	struct xdpfw_bounds bounds;
+	__u32 derives_verdicts;		/* the loader's, 1: verdicts that follow from rule or reason are not counted */
 	__u32 trace;			/* 1: write each decision to the map "trace" (tests, replay) */
 	__u32 stop_after;		/* the loader's, for benchmarks: enum xdpfw_stage */
 	__u32 interface_count;
@@ -239,15 +305,19 @@ struct xdpfw_config {
 	struct xdpfw_allow allow;
 	__u32 rule_count;
 	__u32 group_count;
+	__u32 unusual_fields;		/* 1: rules look at fields behind FIELD_DETAIL */
 	__u32 predicate_words;
 	__u32 wide_words;		/* of a vector's words, those of rules that decide */
 	__u32 count_words;		/* those of rules that only count, behind the others */
-	__u32 vector_words;		/* wide_words + count_words */
-	__u32 wide_rules;		/* base: u32[wide_rules + bit] is the rule of a vector's bit */
-	__u32 rows;			/* base: struct xdpfw_entry of a row (union: struct xdpfw_row) */
-	__u32 dispatch;			/* base: u32[dispatch + ...] is a row reference, by combined class */
-	__u32 anywhere_row;		/* row reference of the rules without a condition on addresses; 0: none */
-	__u32 pairs;			/* base: struct xdpfw_entry, buckets of BLOCK_ENTRIES */
+	__u32 vector_words;		/* of a whole vector: those two, and the summary if there is one */
+	__u32 summary_word;		/* bit i: word i of wide_words has a bit; 0: there is one word, and no summary */
+	__u32 wide_first;		/* key of the first rule in the wide group */
+	__u32 wide_rules;		/* base: u32[wide_rules + bit] is the key of a vector's bit */
+	__u32 rows;			/* base: struct xdpfw_row */
+	__u32 dispatch;			/* base: struct xdpfw_row, by combined class */
+	__u32 anywhere_used;		/* 0: no rule without a condition on addresses */
+	struct xdpfw_row anywhere;	/* their row */
+	__u32 pair_blocks;		/* base: blocks, each a bucket of struct xdpfw_pair */
 	__u32 pair_bucket_mask;		/* number of buckets - 1 */
 	__u32 pairs_used;		/* 0: no rule in the group of pairs */
 	__u32 source_rows_used;		/* 0: no rule in the group of narrow sources */
@@ -265,8 +335,10 @@ struct xdpfw_config {
 	__u64 hash_secret[2];		/* the loader's: see struct xdpfw_shared */
 	__u32 knocked[8];		/* MAX_KNOCKED: numbers of the knocks behind FIELD_KNOCKED's bits */
 	struct xdpfw_field_table fields[15];		/* FIELD_COUNT */
-	struct xdpfw_field_table macs[6];		/* MAC_COUNT * MAC_PARTS */
+	struct xdpfw_field_table macs[6];		/* MAC_COUNT * MAC_PARTS; each address is a group of its own */
+	__u32 mac_steps[2];				/* MAC_COUNT: as first_step */
 	struct xdpfw_direction_table directions[2];	/* DIRECTION_COUNT */
+	struct xdpfw_set_table sets;
 	struct xdpfw_group_table groups[8];		/* MAX_GROUPS */
 };
 
@@ -278,45 +350,48 @@ struct xdpfw_entry {
 /* An address's leaf. */
 struct xdpfw_leaf {
 	__u32 pair_class;	/* class in the group of pairs; 0: none of its rules */
-	__u32 row;		/* row reference in the group of this direction alone; 0: none */
 	__u32 wide_class;
-	__u32 padding;
+	struct xdpfw_row row;	/* in the group of this direction alone */
 };
 
 /* A slot of a bucket of pairs; both classes 0: empty. */
 struct xdpfw_pair {
 	__u32 src_class;
 	__u32 dst_class;
-	__u32 row;
-	__u32 padding;
+	struct xdpfw_row row;
 };
 
 /*
- * One entry of a row, in order of rules. It holds if the predicate does and, where other is not 0, the wide
- * condition other - 1 of the opposite direction.
+ * An entry of a trie: the number of a leaf; or, by its top bits, a node, which fills one 64-byte block of that number or
+ * more. The key is the first 64 bits of the address, IPv4 on top, shifted right.
+ *
+ *   NODE_16     16 entries: that at key & 15
+ *   NODE_256    256 entries, 16 blocks: that at key & 255
+ *   SEARCH      7 boundaries less 1, ascending, then 8 entries: that at the number of boundaries that are not above
+ *               the lower 32 bits of the key. Unused boundaries are 0xffffffff.
+ *   SEARCH_3    the same with 3 boundaries and 4 entries
+ *   LOW         from here on the key is the other 64 bits; the block's first entry leads on
  */
-struct xdpfw_row {
-	__u32 rule;
-	__u32 predicate;
-	__u32 other;
-	__u32 last;
-};
-
-/*
- * A row reference: 0 is the empty row; else 1 + the number of its first entry; with DISPATCH, the low bits say
- * where in the dispatch table the row reference of combined class 0 of a group stands.
- */
-enum xdpfw_row_reference {
-	XDPFW_ROW_DISPATCH = 0x40000000,
-	XDPFW_ROW_GROUP_SHIFT = 27,
-	XDPFW_ROW_GROUP_MASK = 0x7,
-	XDPFW_ROW_NUMBER_MASK = 0x7ffffff,
-};
-
-/* An entry of a trie: a leaf, or the number of a node, which is the first block that its entries fill. */
 enum xdpfw_trie {
-	XDPFW_TRIE_LEAF = 0x40000000,
-	XDPFW_TRIE_NUMBER_MASK = 0x3fffffff,
+	XDPFW_TRIE_LEAF = 0,
+	XDPFW_TRIE_NODE_16 = 1,
+	XDPFW_TRIE_NODE_256 = 2,
+	XDPFW_TRIE_SEARCH = 3,
+	XDPFW_TRIE_SEARCH_3 = 4,
+	XDPFW_TRIE_LOW = 5,
+	XDPFW_TRIE_KIND_SHIFT = 29,
+	XDPFW_TRIE_SHIFT_SHIFT = 23,
+	XDPFW_TRIE_SHIFT_MASK = 63,
+	XDPFW_TRIE_NUMBER_MASK = 0x7fffff,
+	XDPFW_TRIE_BOUNDARIES = 7,
+	XDPFW_TRIE_FEW_BOUNDARIES = 3,
+	XDPFW_TRIE_MAX_STEPS = 29,	/* 28 that resolve 4 bits or more behind the root's, and LOW */
+};
+
+/* What the loader looks for in 64-bit immediates, in the upper half; the lower one is an offset in xdpfw_config. */
+enum xdpfw_mark {
+	XDPFW_MARK_WORD = 0x7864666b,	/* a member of 32 bits */
+	XDPFW_MARK_DOUBLE = 0x7864666c,	/* or of 64 */
 };
 
 enum xdpfw_action_kind {
@@ -334,6 +409,7 @@ enum xdpfw_action_kind {
 enum xdpfw_action_flag {
 	XDPFW_ACTION_SET_SRC_MAC = 1,
 	XDPFW_ACTION_SET_DST_MAC = 2,
+	XDPFW_ACTION_PLAIN = 4,		/* nothing but a verdict, which the rule's key has: it is not looked up */
 };
 
 /* Value of the map "actions", by rule. */

@@ -7,6 +7,7 @@
 #include <linux/in.h>
 #include <linux/in6.h>
 
+#include "constants.h"
 #include "packet.h"
 
 enum {
@@ -69,15 +70,15 @@ static __always_inline bool is_icmp_error(const struct packet *p)
 	       type == ICMP_PARAMETER_PROBLEM_TYPE;
 }
 
-static __always_inline enum xdpfw_reason allow(const struct xdpfw_allow *allowed, const struct packet *p)
+static __always_inline enum xdpfw_reason allow(const struct packet *p)
 {
-	if (allowed->arp && p->value[XDPFW_FIELD_ETHERTYPE] == ETH_P_ARP)
+	if (CONSTANT(allow.arp) && p->value[XDPFW_FIELD_ETHERTYPE] == ETH_P_ARP)
 		return XDPFW_REASON_ALLOW_ARP;
-	if (allowed->ndp && is_neighbour_discovery(p))
+	if (CONSTANT(allow.ndp) && is_neighbour_discovery(p))
 		return XDPFW_REASON_ALLOW_NDP;
-	if (allowed->dhcp && is_dhcp_reply(p))
+	if (CONSTANT(allow.dhcp) && is_dhcp_reply(p))
 		return XDPFW_REASON_ALLOW_DHCP;
-	if (allowed->icmp_errors && is_icmp_error(p))
+	if (CONSTANT(allow.icmp_errors) && is_icmp_error(p))
 		return XDPFW_REASON_ALLOW_ICMP_ERRORS;
 	return 0;
 }

@@ -32,7 +32,7 @@ static __always_inline __u64 boot_ns(void)
 {
 	const struct xdpfw_trace *run;
 
-	if (!constants()->trace)
+	if (!CONSTANT(trace))
 		return bpf_ktime_get_boot_ns();
 	run = test_run();
 	return run ? run->boot_ns : 0;
@@ -50,7 +50,7 @@ static __always_inline __u64 wall_ns(void)
 	struct scratch *scratch;
 	__u64 tick;
 
-	if (constants()->trace) {
+	if (CONSTANT(trace)) {
 		run = test_run();
 		return run ? run->wall_ns : 0;
 	}

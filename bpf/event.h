@@ -21,7 +21,7 @@ static __always_inline bool is_suppressed(__u32 kind)
 	struct xdpfw_event_limit *limit = bpf_map_lookup_elem(&event_limits, &kind);
 
 	/* Test runs have clocks of their own. */
-	if (!limit || constants()->trace || bpf_jiffies64() >= limit->full_until_tick)
+	if (!limit || CONSTANT(trace) || bpf_jiffies64() >= limit->full_until_tick)
 		return false;
 	__sync_fetch_and_add(&limit->suppressed, 1);
 	return true;
@@ -86,7 +86,7 @@ __attribute__((noinline)) int record(const struct packet *p, const struct event 
 	event->dst_low = p->address[XDPFW_DIRECTION_DST].low;
 	event->duration_ns = what->duration_ns;
 	event->kind = what->kind;
-	event->generation = constants()->generation;
+	event->generation = CONSTANT(generation);
 	event->suppressed = suppressed;
 	event->knock = what->knock;
 	event->rule = what->rule;

@@ -122,7 +122,6 @@ __attribute__((noinline)) int note_rotation(const struct packet *p, __u32 number
  */
 __attribute__((noinline)) int note(const struct packet *p, __u32 token)
 {
-	const struct xdpfw_config *config = constants();
 	const struct xdpfw_token *steps;
 	struct scratch *scratch;
 	struct attempt *attempt;
@@ -137,9 +136,9 @@ __attribute__((noinline)) int note(const struct packet *p, __u32 token)
 	if (has_syn_data(p))
 		token = NO_TOKEN;
 	for (__u32 number = 0; number < XDPFW_MAX_SEQUENCES; number++) {
-		if (number < config->rotation_count)
+		if (number < CONSTANT(rotation_count))
 			continue;
-		if (number >= config->sequence_count)
+		if (number >= CONSTANT(sequence_count))
 			break;
 		attempt->sequence = number;
 		/* Looked up each time: clang would add to the pointer before it is known to be one. */
@@ -174,7 +173,7 @@ __attribute__((noinline)) int find_steps(const struct packet *p, __u32 number)
 		found->positions[i] = rotation_positions(p, number, found->first + i, sequence->length);
 		any |= found->positions[i];
 	}
-	if (!constants()->trace)
+	if (!CONSTANT(trace))
 		renew_filter(number, found->first + 1);
 	return any != 0;
 }
@@ -186,7 +185,7 @@ static __always_inline __u32 stepped_rotations(const struct packet *p, __u32 ask
 
 #pragma unroll
 	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++)
-		if (number < constants()->rotation_count && asked >> 2 * number & 3 && may_be_step(p, number) &&
+		if (number < CONSTANT(rotation_count) && asked >> 2 * number & 3 && may_be_step(p, number) &&
 		    find_steps(p, number))
 			stepped |= 1U << number;
 	return stepped;
@@ -197,7 +196,7 @@ static __always_inline void note_step(const struct packet *p, __u32 token, __u32
 {
 #pragma unroll
 	for (__u32 number = 0; number < XDPFW_MAX_ROTATIONS; number++)
-		if (number < constants()->rotation_count)
+		if (number < CONSTANT(rotation_count))
 			note_rotation(p, number, stepped >> number & 1);
 	note(p, token);
 }
@@ -207,7 +206,7 @@ static __always_inline void note_wrong(const struct packet *p)
 {
 	__u32 *marker;
 
-	if (!constants()->sequence_count || p->family == XDPFW_FAMILY_OTHER)
+	if (!CONSTANT(sequence_count) || p->family == XDPFW_FAMILY_OTHER)
 		return;
 	marker = marker_of(p);
 	if (marker && *marker)
@@ -243,7 +242,6 @@ __attribute__((noinline)) int is_open(const struct packet *p, __u32 number)
 /* The value of FIELD_KNOCKED: bit i where the source holds a grant of knocked[i]. */
 static __always_inline __u32 knocked(const struct packet *p)
 {
-	const struct xdpfw_config *config = constants();
 	const struct xdpfw_knock *knock;
 	__u32 found = 0, number;
 	__u64 now = 0;
@@ -251,9 +249,9 @@ static __always_inline __u32 knocked(const struct packet *p)
 	if (p->family == XDPFW_FAMILY_OTHER)
 		return 0;
 	for (__u32 i = 0; i < XDPFW_MAX_KNOCKED; i++) {
-		if (i >= config->knocked_count)
+		if (i >= CONSTANT(knocked_count))
 			break;
-		number = config->knocked[i];
+		number = config.knocked[i];
 		knock = bpf_map_lookup_elem(&knocks, &number);
 		if (knock && holds_grant(p, knock, 0, &now))
 			found |= 1U << i;

@@ -21,6 +21,15 @@ struct {
 	__uint(value_size, XDPFW_BLOCK_BYTES);
 } tables SEC(".maps");
 
+/* The addresses of living sets, config.sets.bytes in one value. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, XDPFW_BLOCK_BYTES);
+} set_tables SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

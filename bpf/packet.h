@@ -3,7 +3,7 @@
 #ifndef XDPFW_PACKET_H
 #define XDPFW_PACKET_H
 
-#include "abi.h"
+#include "constants.h"
 
 /* An address from its highest bit down; IPv4 in the upper half of high. */
 struct address {
@@ -21,5 +21,45 @@ struct packet {
 	__u16 mac_be[XDPFW_MAC_COUNT][XDPFW_MAC_PARTS];	/* where a rule looks at them */
 	struct address address[XDPFW_DIRECTION_COUNT];
 };
+
+/* All that the packet's own fields say to the classifier, before any rule is looked at. What the policy does not use stays
+ * as it was.
+ */
+struct lookup {
+	__u32 combined[XDPFW_MAX_GROUPS];
+	__u32 pair_class[XDPFW_DIRECTION_COUNT];
+	__u32 wide_class[XDPFW_DIRECTION_COUNT];
+	__u32 row_key[XDPFW_DIRECTION_COUNT];
+	__u32 row_condition[XDPFW_DIRECTION_COUNT];
+	__u32 set_class[XDPFW_DIRECTION_COUNT];
+};
+
+/* A packet of which nothing is known: each value says that there is no such field. Written out, as clang would build it
+ * on the stack and copy it.
+ */
+static __always_inline void clear(struct packet *p)
+{
+	p->bytes = 0;
+	p->family = XDPFW_FAMILY_OTHER;
+	p->fragment = XDPFW_FRAGMENT_NONE;
+	p->payload_offset = 0;
+	p->payload_bytes = 0;
+	p->value[XDPFW_FIELD_PROTO] = XDPFW_NO_PROTO;
+	p->value[XDPFW_FIELD_DPORT] = XDPFW_NO_PORT;
+	p->value[XDPFW_FIELD_SPORT] = XDPFW_NO_PORT;
+	p->value[XDPFW_FIELD_KIND] = 0;
+	p->value[XDPFW_FIELD_DETAIL] = XDPFW_NO_DETAIL;
+	p->value[XDPFW_FIELD_ETHERTYPE] = 0;
+	p->value[XDPFW_FIELD_TTL] = XDPFW_NO_TTL;
+	if (CONSTANT(unusual_fields)) {
+		p->value[XDPFW_FIELD_VLAN] = XDPFW_NO_TAG;
+		p->value[XDPFW_FIELD_INNER_VLAN] = XDPFW_NO_TAG;
+		p->value[XDPFW_FIELD_LENGTH] = XDPFW_NO_LENGTH;
+		p->value[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP;
+		p->value[XDPFW_FIELD_KNOCKED] = 0;
+	}
+	p->address[XDPFW_DIRECTION_SRC] = (struct address){};
+	p->address[XDPFW_DIRECTION_DST] = (struct address){};
+}
 
 #endif

@@ -151,7 +151,6 @@ static __always_inline bool is_vlan(__be16 type)
 
 static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct packet *p)
 {
-	const struct xdpfw_field_table *fields = constants()->fields;
 	const struct ethernet *ethernet;
 	const struct vlan_tag *tag;
 	__be16 type;
@@ -160,9 +159,9 @@ static __always_inline enum xdpfw_reason parse_ethernet(struct cursor *c, struct
 	if (!ethernet)
 		return XDPFW_REASON_INVALID_ETHERNET;
 	c->offset += sizeof(*ethernet);
-	if (fields[XDPFW_FIELD_DST_MAC].used)
+	if (CONSTANT(fields[XDPFW_FIELD_DST_MAC].used))
 		__builtin_memcpy(p->mac_be[XDPFW_MAC_DST], ethernet->mac[0], ETH_ALEN);
-	if (fields[XDPFW_FIELD_SRC_MAC].used)
+	if (CONSTANT(fields[XDPFW_FIELD_SRC_MAC].used))
 		__builtin_memcpy(p->mac_be[XDPFW_MAC_SRC], ethernet->mac[1], ETH_ALEN);
 	type = ethernet->type;
 
@@ -210,11 +209,14 @@ static __always_inline enum xdpfw_reason parse_ipv4(struct cursor *c, struct pac
 	else if (fragment & IPV4_MORE_FRAGMENTS)
 		p->fragment = XDPFW_FRAGMENT_FIRST;
 	p->family = XDPFW_FAMILY_IPV4;
-	p->value[XDPFW_FIELD_KIND] = (ip->ihl > IPV4_MIN_WORDS) << XDPFW_KIND_OPTIONS_SHIFT;
+	if (CONSTANT(fields[XDPFW_FIELD_KIND].used))
+		p->value[XDPFW_FIELD_KIND] = (ip->ihl > IPV4_MIN_WORDS) << XDPFW_KIND_OPTIONS_SHIFT;
 	p->value[XDPFW_FIELD_PROTO] = ip->protocol;
-	p->value[XDPFW_FIELD_LENGTH] = length;
-	p->value[XDPFW_FIELD_TTL] = ip->ttl;
-	p->value[XDPFW_FIELD_DSCP] = ip->tos >> 2;
+	if (CONSTANT(unusual_fields)) {
+		p->value[XDPFW_FIELD_LENGTH] = length;
+		p->value[XDPFW_FIELD_TTL] = ip->ttl;
+		p->value[XDPFW_FIELD_DSCP] = ip->tos >> 2;
+	}
 	p->address[XDPFW_DIRECTION_SRC].high = (__u64)bpf_ntohl(ip->saddr) << 32;
 	p->address[XDPFW_DIRECTION_DST].high = (__u64)bpf_ntohl(ip->daddr) << 32;
 	return 0;
@@ -335,9 +337,11 @@ static __always_inline enum xdpfw_reason parse_ipv6(struct cursor *c, struct pac
 	c->offset += sizeof(*ip);
 
 	p->family = XDPFW_FAMILY_IPV6;
-	p->value[XDPFW_FIELD_LENGTH] = length;
-	p->value[XDPFW_FIELD_TTL] = ip->hop_limit;
-	p->value[XDPFW_FIELD_DSCP] = ip->priority << 2 | ip->flow_lbl[0] >> 6;
+	p->value[XDPFW_FIELD_TTL] = ip->hop_limit;	/* which neighbour discovery is known by */
+	if (CONSTANT(unusual_fields)) {
+		p->value[XDPFW_FIELD_LENGTH] = length;
+		p->value[XDPFW_FIELD_DSCP] = ip->priority << 2 | ip->flow_lbl[0] >> 6;
+	}
 	p->address[XDPFW_DIRECTION_SRC].high = high_half(&ip->saddr);
 	p->address[XDPFW_DIRECTION_SRC].low = low_half(&ip->saddr);
 	p->address[XDPFW_DIRECTION_DST].high = high_half(&ip->daddr);
@@ -354,7 +358,7 @@ static __always_inline enum xdpfw_reason too_short(const struct packet *p)
 /* Where the payload is, for what looks into it: steps and SPA. */
 static __always_inline void note_payload(const struct cursor *c, struct packet *p, __u32 header_bytes)
 {
-	if (!constants()->knock_rules)
+	if (!CONSTANT(knock_rules))
 		return;
 	p->payload_offset = c->offset + header_bytes;
 	p->payload_bytes = c->end - p->payload_offset;
@@ -444,7 +448,8 @@ static __always_inline enum xdpfw_reason parse_frame(struct cursor *c, struct pa
 	}
 	if (!reason && p->fragment != XDPFW_FRAGMENT_LATER)
 		reason = parse_l4(c, p);
-	p->value[XDPFW_FIELD_KIND] |= p->family | p->fragment << XDPFW_KIND_FRAGMENT_SHIFT;
+	if (CONSTANT(fields[XDPFW_FIELD_KIND].used))
+		p->value[XDPFW_FIELD_KIND] |= p->family | p->fragment << XDPFW_KIND_FRAGMENT_SHIFT;
 	return reason;
 }
 

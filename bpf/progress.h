@@ -38,10 +38,9 @@ enum {
  */
 static __always_inline __u64 source_hash(const struct packet *p)
 {
-	const struct xdpfw_config *config = constants();
-	__u64 high = ((p->address[XDPFW_DIRECTION_SRC].high ^ config->hash_secret[0]) +
+	__u64 high = ((p->address[XDPFW_DIRECTION_SRC].high ^ CONSTANT_64(hash_secret[0])) +
 		      p->family * 0xff51afd7ed558ccdULL) * 0x9e3779b97f4a7c15ULL;
-	__u64 low = (p->address[XDPFW_DIRECTION_SRC].low ^ config->hash_secret[1]) * 0xc4ceb9fe1a85ec53ULL;
+	__u64 low = (p->address[XDPFW_DIRECTION_SRC].low ^ CONSTANT_64(hash_secret[1])) * 0xc4ceb9fe1a85ec53ULL;
 
 	high ^= high >> 32;
 	low ^= low >> 29;
@@ -57,7 +56,7 @@ static __always_inline __u64 progress_hash(const struct packet *p, __u32 sequenc
 	hash += (__u64)sequence_id << 32 | sequence_id;
 	hash *= 0x9e3779b97f4a7c15ULL;
 	hash ^= hash >> 32;
-	hash = (hash ^ salt ^ constants()->hash_secret[1]) * 0xd6e8feb86659fd93ULL;
+	hash = (hash ^ salt ^ CONSTANT_64(hash_secret[1])) * 0xd6e8feb86659fd93ULL;
 	return hash ^ hash >> 32;
 }
 
@@ -115,14 +114,14 @@ static __always_inline bool is_to_group(const struct packet *p)
 
 static __always_inline struct xdpfw_beginnings *beginnings_of(__u64 hash)
 {
-	__u32 bucket = hash & constants()->beginning_mask;
+	__u32 bucket = hash & CONSTANT(beginning_mask);
 
 	return bpf_map_lookup_elem(&beginnings, &bucket);
 }
 
 static __always_inline struct xdpfw_progress *progress_of(__u64 hash)
 {
-	__u32 bucket = hash & constants()->progress_mask;
+	__u32 bucket = hash & CONSTANT(progress_mask);
 
 	return bpf_map_lookup_elem(&progress, &bucket);
 }

@@ -84,7 +84,7 @@ static __always_inline bool may_be_step(const struct packet *p, __u32 number)
 	__u32 bit = filter_bit(p->value[XDPFW_FIELD_DPORT], p->value[XDPFW_FIELD_PROTO] == IPPROTO_UDP);
 
 	/* Test runs have clocks of their own. */
-	if (!filter || constants()->trace || bpf_jiffies64() >= filter->valid_until_tick)
+	if (!filter || CONSTANT(trace) || bpf_jiffies64() >= filter->valid_until_tick)
 		return true;
 	return filter->bits[bit / 64 % FILTER_WORDS] >> bit % 64 & 1;
 }

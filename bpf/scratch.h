@@ -70,6 +70,7 @@ struct rotating {
 
 struct scratch {
 	struct packet packet;
+	struct lookup lookup;	/* here, the verifier takes its values for unknown: with what it knew, paths multiplied */
 	struct blake2s blake2s;
 	__u64 datagram[SCRATCH_DATAGRAM_WORDS];		/* of UDP, with its header */
 	struct claim claim;

@@ -107,7 +107,7 @@ static __always_inline void count_failure(const struct packet *p)
 {
 	__u32 bits = p->family == XDPFW_FAMILY_IPV4 ? SPA_PREFIX_V4_BITS : SPA_PREFIX_V6_BITS;
 	__u64 prefix = p->address[XDPFW_DIRECTION_SRC].high & leading_bits(bits);
-	__u64 hash = (prefix ^ constants()->hash_secret[0] ^ p->family) * 0x9e3779b97f4a7c15ULL;
+	__u64 hash = (prefix ^ CONSTANT_64(hash_secret[0]) ^ p->family) * 0x9e3779b97f4a7c15ULL;
 	__u32 slot = hash >> 52;
 	struct xdpfw_spa_failures *failures;
 

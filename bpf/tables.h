@@ -7,49 +7,61 @@
 #ifndef XDPFW_TABLES_H
 #define XDPFW_TABLES_H
 
-#include "maps.h"
+#include "constants.h"
 
 /* Keeps clang from rewriting what the verifier follows only as it is written. */
 #define OPAQUE(x) asm volatile("" : "+r"(x))
 
-/* A policy as the program sees it: its constants, and its tables. */
-struct policy {
-	const struct xdpfw_config *config;
-	const void *tables;
+/* The maps full of tables: of the rules, and of sets with files. */
+enum table_map {
+	RULES,
+	SETS,
+	TABLE_MAP_COUNT,
 };
 
 /*
- * The constants, through a pointer that clang can't see through: it would put in the zeros that stand in the object
- * file. (Through "volatile" it would load each of them anew, each time.)
+ * Leaves a number as it is, and the verifier with nothing known about it: of each way that led here it would remember
+ * other bounds, and go on along each. unknown is a number of which it knows nothing.
  */
-static __always_inline const struct xdpfw_config *constants(void)
-{
-	const struct xdpfw_config *c = (const struct xdpfw_config *)&config;
+#define FORGET(number, unknown) asm volatile("%0 ^= %1\n\t%0 ^= %1" : "+r"(number) : "r"(unknown))
 
-	OPAQUE(c);
-	return c;
+/* Where their values are; those of sets only if rules look at such. */
+struct policy {
+	const void *tables[TABLE_MAP_COUNT];
+};
+
+/*
+ * Bounds are constants of their own, one an element's size: to divide the size of a map would take instructions at each
+ * read.
+ */
+#define BOUND(map, member) ((map) == RULES ? CONSTANT_WIDE(bounds.member) : CONSTANT_WIDE(sets.bounds.member))
+
+#define TABLE_READ(name, type, bound)								\
+static __always_inline type table_##name(const struct policy *policy, enum table_map map, __u64 index)	\
+{												\
+	OPAQUE(index);										\
+	if (index >= BOUND(map, bound))								\
+		return 0;									\
+	return ((const type *)policy->tables[map])[index];					\
 }
 
-#define TABLE_READ(name, type)								\
-static __always_inline type table_##name(const struct policy *policy, __u64 index)	\
-{											\
-	OPAQUE(index);									\
-	if (index >= policy->config->table_bytes / sizeof(type))			\
-		return 0;								\
-	return ((const type *)policy->tables)[index];					\
+TABLE_READ(16, __u16, u16s)
+TABLE_READ(32, __u32, u32s)
+TABLE_READ(64, __u64, u64s)
+
+/* A pointer to an element, or NULL. */
+#define TABLE_ELEMENT(name, bytes, bound)							\
+static __always_inline const void *table_##name(const struct policy *policy, enum table_map map, __u64 index) \
+{												\
+	OPAQUE(index);										\
+	if (index >= BOUND(map, bound))								\
+		return NULL;									\
+	return policy->tables[map] + index * (bytes);						\
 }
 
-TABLE_READ(16, __u16)
-TABLE_READ(32, __u32)
-TABLE_READ(64, __u64)
-
-static __always_inline const struct xdpfw_entry *table_entry(const struct policy *policy, __u64 index)
-{
-	OPAQUE(index);
-	if (index >= policy->config->table_bytes / sizeof(struct xdpfw_entry))
-		return NULL;
-	return (const struct xdpfw_entry *)policy->tables + index;
-}
+TABLE_ELEMENT(row, sizeof(struct xdpfw_row), u64s)
+TABLE_ELEMENT(entry, sizeof(struct xdpfw_entry), entries)
+TABLE_ELEMENT(block, XDPFW_BLOCK_BYTES, blocks)
 
 /*
  * Index of the lowest bit that is set; bits is not 0. The ones below it are counted, without a branch: each would

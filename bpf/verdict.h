@@ -8,6 +8,7 @@
 #include "classify.h"
 #include "event.h"
 
+#define NO_RULE 0xffffffffU
 #define ROTATION_BITS(rotations) ((1U << 2 * (rotations)) - 1)
 
 static __always_inline void count(void *map, __u32 slot, __u32 bytes)
@@ -31,43 +32,45 @@ static __always_inline void count_rule(__u32 rule, __u32 bytes)
  */
 static __always_inline __u32 asked_rotations(const struct policy *policy, const struct lookup *l)
 {
-	if (!policy->config->rotation_count)
+	if (!CONSTANT(rotation_count))
 		return 0;
-	return wide_matches(policy, l, policy->config->wide_words) & ROTATION_BITS(policy->config->rotation_count);
+	return wide_matches(policy, l, CONSTANT(wide_words)) & ROTATION_BITS(CONSTANT(rotation_count));
 }
 
 /* Counts the rules that only count and stand before the one that decided. */
 static __always_inline void count_passed_rules(const struct policy *policy, const struct packet *p,
 					       const struct lookup *l, __u32 decided)
 {
-	__u32 first = policy->config->wide_words;
-	__u32 counted = NO_RULE;
+	__u32 first = CONSTANT(wide_words);
+	__u32 counted = XDPFW_KEY_NONE;
 
 	for (__u32 word = 0; word < XDPFW_MAX_COUNT_WORDS; word++) {
 		__u64 bits;
 
-		if (word >= policy->config->count_words)
+		if (word >= CONSTANT(count_words))
 			break;
 		bits = wide_matches(policy, l, first + word);
 		if (word == 0)
-			bits &= ~(__u64)ROTATION_BITS(policy->config->rotation_count);
+			bits &= ~(__u64)ROTATION_BITS(CONSTANT(rotation_count));
 		for (int i = 0; i < WORD_BITS && bits; i++, bits &= bits - 1) {
-			__u32 bit = (first + word) * WORD_BITS + lowest_bit(bits);
-			__u32 rule = table_32(policy, policy->config->wide_rules + bit);
+			__u32 key = wide_key(policy, first + word, bits);
 
-			if (rule >= decided)
+			if (key >= decided)
 				return;
 			/* A rule with an exception has several bits, all next to each other. */
-			if (rule != counted)
-				count_rule(rule - policy->config->knock_rules, p->bytes);
-			counted = rule;
+			if (key != counted)
+				count_rule((key >> XDPFW_KEY_SHIFT) - CONSTANT(knock_rules), p->bytes);
+			counted = key;
 		}
 	}
 }
 
-/* Books a decision in exactly one row of each view, and returns the XDP action. */
-static __always_inline int finish(const struct policy *policy, const struct packet *p, enum xdpfw_verdict verdict,
-				  enum xdpfw_reason reason, __u32 rule)
+/*
+ * Books a decision in exactly one row of each view, and returns the XDP action. follows: the verdict is that which the
+ * rule or reason always has, so that its row need not be counted where there is only one interface.
+ */
+static __always_inline int finish(const struct packet *p, enum xdpfw_verdict verdict,
+				  enum xdpfw_reason reason, __u32 rule, bool follows)
 {
 	__u32 zero = 0;
 
@@ -75,8 +78,9 @@ static __always_inline int finish(const struct policy *policy, const struct pack
 		count_rule(rule, p->bytes);
 	else
 		count(&counters, reason, p->bytes);
-	count(&verdicts, p->value[XDPFW_FIELD_INTERFACE] * XDPFW_VERDICT_COUNT + verdict, p->bytes);
-	if (policy->config->trace) {
+	if (!CONSTANT(derives_verdicts) || !follows)
+		count(&verdicts, p->value[XDPFW_FIELD_INTERFACE] * XDPFW_VERDICT_COUNT + verdict, p->bytes);
+	if (CONSTANT(trace)) {
 		struct xdpfw_trace *last = bpf_map_lookup_elem(&trace, &zero);
 
 		if (last) {
@@ -143,7 +147,7 @@ static __always_inline void log_rule(const struct packet *p, __u32 rule, enum xd
 	record(p, event);
 }
 
-/* What a rule does; its number counts those of knocks, too. */
+/* What a rule does that is more than a verdict; its number counts those of knocks, too. */
 static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct packet *p, __u32 rule)
 {
 	const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
@@ -162,9 +166,21 @@ static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct p
 		verdict = redirect(ctx, action);
 		break;
 	}
-	if (constants()->logs && action->log_sample)
-		log_rule(p, rule - constants()->knock_rules, verdict, action->log_sample);
+	if (CONSTANT(logs) && action->log_sample)
+		log_rule(p, rule - CONSTANT(knock_rules), verdict, action->log_sample);
 	return verdict;
+}
+
+static __always_inline enum xdpfw_verdict verdict_of(struct xdp_md *ctx, const struct packet *p, __u32 key)
+{
+	switch (key & XDPFW_KEY_ACTION_MASK) {
+	case XDPFW_KEY_PASS:
+		return XDPFW_VERDICT_PASS;
+	case XDPFW_KEY_DROP:
+		return XDPFW_VERDICT_DROP;
+	default:
+		return act(ctx, p, key >> XDPFW_KEY_SHIFT);
+	}
 }
 
 #endif

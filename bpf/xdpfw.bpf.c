@@ -19,9 +19,10 @@
 _Static_assert(sizeof(struct xdpfw_entry) * XDPFW_BLOCK_ENTRIES == XDPFW_BLOCK_BYTES, "entries fill a block");
 _Static_assert(sizeof(struct xdpfw_leaf) == sizeof(struct xdpfw_entry), "a leaf is an entry");
 _Static_assert(sizeof(struct xdpfw_pair) == sizeof(struct xdpfw_entry), "a pair is an entry");
-_Static_assert(sizeof(struct xdpfw_row) == sizeof(struct xdpfw_entry), "a row is made of entries");
+_Static_assert(sizeof(struct trie_search) == XDPFW_BLOCK_BYTES, "a search fills a block");
 _Static_assert(sizeof(config.fields) / sizeof(config.fields[0]) == XDPFW_FIELD_COUNT, "a table a field");
 _Static_assert(sizeof(config.macs) / sizeof(config.macs[0]) == XDPFW_MAC_COUNT * XDPFW_MAC_PARTS, "a table a part");
+_Static_assert(sizeof(config.mac_steps) / sizeof(config.mac_steps[0]) == XDPFW_MAC_COUNT, "a step an address");
 _Static_assert(sizeof(config.directions) / sizeof(config.directions[0]) == XDPFW_DIRECTION_COUNT, "source, destination");
 _Static_assert(XDP_DROP + XDPFW_VERDICT_PASS == XDP_PASS && XDP_DROP + XDPFW_VERDICT_TX == XDP_TX &&
 	       XDP_DROP + XDPFW_VERDICT_REDIRECT == XDP_REDIRECT, "verdicts are in XDP's order");
@@ -30,16 +31,16 @@ _Static_assert(XDPFW_MAX_STEPS - 1 <= XDPFW_PROGRESS_DONE_MASK, "a slot has room
 _Static_assert(sizeof(config.groups) / sizeof(config.groups[0]) == XDPFW_MAX_GROUPS, "a table a group");
 
 /* The policy's number for an interface. The factor is chosen so that no two of its interfaces share a slot. */
-static __always_inline __u32 interface_index(const struct xdpfw_config *config, const struct xdp_md *ctx)
+static __always_inline __u32 interface_index(const struct xdp_md *ctx)
 {
 	const struct xdpfw_interface *interface;
 	__u32 ifindex, slot;
 
 	/* The program runs nowhere else. Test runs come from any interface. */
-	if (config->interface_count == 1 && !config->trace)
+	if (CONSTANT(interface_count) == 1 && !CONSTANT(trace))
 		return 0;
 	ifindex = ctx->ingress_ifindex;
-	slot = ifindex * config->interface_factor >> 24;
+	slot = ifindex * CONSTANT(interface_factor) >> 24;
 	interface = bpf_map_lookup_elem(&interfaces, &slot);
 	return interface && interface->ifindex == ifindex ? interface->index : XDPFW_NO_INTERFACE;
 }
@@ -77,7 +78,7 @@ static __always_inline enum xdpfw_reason knock(struct xdp_md *ctx, const struct 
 	__u32 stepped = stepped_rotations(p, asked_rotations(policy, l));
 	const struct xdpfw_action *action = NULL;
 
-	if (rule < policy->config->knock_rules)
+	if (rule < CONSTANT(knock_rules))
 		action = bpf_map_lookup_elem(&actions, &rule);
 	if (action && action->kind == XDPFW_ACTION_STEP) {
 		note_step(p, action->target, stepped);
@@ -100,72 +101,71 @@ static __always_inline enum xdpfw_reason knock(struct xdp_md *ctx, const struct 
 SEC("xdp.frags")
 int xdpfw(struct xdp_md *ctx)
 {
-	const struct xdpfw_config *config = constants();
 	__u32 zero = 0;
 	struct policy policy = {
-		.config = config,
-		.tables = bpf_map_lookup_elem(&tables, &zero),
+		.tables[RULES] = bpf_map_lookup_elem(&tables, &zero),
 	};
 	struct scratch *scratch = scratch_of_cpu();
+	struct lookup *lookup;
 	struct packet *packet;
-	struct lookup lookup;
 	enum xdpfw_verdict verdict;
 	enum xdpfw_reason reason;
-	__u32 rule;
+	__u32 key, rule;
 
-	if (!policy.tables || !scratch)
+	if (!policy.tables[RULES] || !scratch)
 		return XDP_ABORTED;	/* the verifier's case: the map always has its one element */
-
+	if (CONSTANT(sets.bytes)) {
+		policy.tables[SETS] = bpf_map_lookup_elem(&set_tables, &zero);
+		if (!policy.tables[SETS])
+			return XDP_ABORTED;
+	}
 	packet = &scratch->packet;
-	*packet = (struct packet){
-		.value = {
-			[XDPFW_FIELD_INTERFACE] = interface_index(config, ctx),
-			[XDPFW_FIELD_VLAN] = XDPFW_NO_TAG,
-			[XDPFW_FIELD_INNER_VLAN] = XDPFW_NO_TAG,
-			[XDPFW_FIELD_PROTO] = XDPFW_NO_PROTO,
-			[XDPFW_FIELD_SPORT] = XDPFW_NO_PORT,
-			[XDPFW_FIELD_DPORT] = XDPFW_NO_PORT,
-			[XDPFW_FIELD_DETAIL] = XDPFW_NO_DETAIL,
-			[XDPFW_FIELD_LENGTH] = XDPFW_NO_LENGTH,
-			[XDPFW_FIELD_TTL] = XDPFW_NO_TTL,
-			[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP,
-		},
-	};
-	if (config->stop_after == XDPFW_STAGE_START)
+	lookup = &scratch->lookup;
+	clear(packet);
+	packet->value[XDPFW_FIELD_INTERFACE] = interface_index(ctx);
+	if (CONSTANT(stop_after) == XDPFW_STAGE_START)
 		return XDP_DROP;
 	reason = parse(ctx, packet);
-	if (config->stop_after == XDPFW_STAGE_PARSE)
+	if (CONSTANT(stop_after) == XDPFW_STAGE_PARSE)
 		return XDP_DROP;
 	if (reason)
-		return finish(&policy, packet, config->invalid_verdict, reason, NO_RULE);
+		return finish(packet, CONSTANT(invalid_verdict), reason, NO_RULE, true);
 
-	reason = allow(&config->allow, packet);
+	reason = allow(packet);
 	if (reason)
-		return finish(&policy, packet, XDPFW_VERDICT_PASS, reason, NO_RULE);
+		return finish(packet, XDPFW_VERDICT_PASS, reason, NO_RULE, true);
 
-	if (config->knocked_count)
+	if (CONSTANT(knocked_count))
 		packet->value[XDPFW_FIELD_KNOCKED] = knocked(packet);
-	if (config->stop_after == XDPFW_STAGE_STATE)
+	if (CONSTANT(stop_after) == XDPFW_STAGE_STATE)
 		return XDP_DROP;
-	rule = classify(&policy, packet, &lookup);
-	if (config->stop_after >= XDPFW_STAGE_FIELDS)
+	combine_fields(&policy, packet, lookup);
+	if (CONSTANT(stop_after) == XDPFW_STAGE_FIELDS)
 		return XDP_DROP;
-	if (config->knock_rules) {
-		reason = knock(ctx, &policy, packet, &lookup, rule);
+	find_addresses(&policy, packet, lookup);
+	if (CONSTANT(stop_after) == XDPFW_STAGE_ADDRESSES)
+		return XDP_DROP;
+	key = find_rule(&policy, lookup);
+	if (CONSTANT(stop_after) == XDPFW_STAGE_CLASSIFY)
+		return XDP_DROP;
+	rule = key >> XDPFW_KEY_SHIFT;
+	if (CONSTANT(knock_rules)) {
+		reason = knock(ctx, &policy, packet, lookup, rule);
 		if (reason)
-			return finish(&policy, packet, reason == XDPFW_REASON_KNOCK_GRANTED ? XDPFW_VERDICT_PASS :
-				      XDPFW_VERDICT_DROP, reason, NO_RULE);
+			return finish(packet, reason == XDPFW_REASON_KNOCK_GRANTED ? XDPFW_VERDICT_PASS :
+				      XDPFW_VERDICT_DROP, reason, NO_RULE, true);
 	}
-	if (config->counts)
-		count_passed_rules(&policy, packet, &lookup, rule);
-	if (rule == NO_RULE) {
+	if (CONSTANT(counts))
+		count_passed_rules(&policy, packet, lookup, key);
+	if (key == XDPFW_KEY_NONE) {
 		note_wrong(packet);
-		return finish(&policy, packet, config->default_verdict, XDPFW_REASON_DEFAULT, NO_RULE);
+		return finish(packet, CONSTANT(default_verdict), XDPFW_REASON_DEFAULT, NO_RULE, true);
 	}
-	verdict = act(ctx, packet, rule);
+	verdict = verdict_of(ctx, packet, key);
 	if (verdict == XDPFW_VERDICT_DROP)
 		note_wrong(packet);
-	return finish(&policy, packet, verdict, XDPFW_REASON_RULE, rule - config->knock_rules);
+	return finish(packet, verdict, XDPFW_REASON_RULE, rule - CONSTANT(knock_rules),
+		      (key & XDPFW_KEY_ACTION_MASK) != XDPFW_KEY_LOOK_UP);
 }
 
 char _license[] SEC("license") = "GPL";

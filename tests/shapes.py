@@ -19,7 +19,7 @@ _GROUPED: Final[tuple[Setting, ...]] = ((grouping, "WIDE_ONLY", 0),)
 SHAPES: Final[dict[str, tuple[Setting, ...]]] = {
     "bit vectors": (),
     "pairs and rows": _GROUPED,
-    "dispatched rows": (*_GROUPED, (rows, "LONGEST_LIST", 1), (trie, "MAX_WIDE_STRIDE_BYTES", 0)),
+    "dispatched rows": (*_GROUPED, (rows, "LONGEST_LIST", 1), (trie, "MIN_WIDE_BOUNDARIES", 1)),
     "several field groups": (*_GROUPED, (rows, "LONGEST_LIST", 2), (fields, "MAX_COMBINATIONS", 48)),
     "few narrow addresses": (*_GROUPED, (grouping, "THRESHOLDS", (24,)), (fields, "MAX_COMBINATIONS", 1024)),
 }

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+import numpy as np
 from hypothesis import strategies as st
 
 from tests import frames
 from tests.policies import INTERFACES, one, policy, prefix
+from xdpfw.addresstable import AddressTable
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import MAX_IP_LENGTH, NO_TAG, Action, ActionKind, AddressRanges, MacMask, Range, Ranges
 from xdpfw.compiler.ranges import merge
@@ -60,13 +62,34 @@ def _addresses_of(values: Sequence[int], lengths: Sequence[int], bits: int) -> s
     return st.one_of(prefixes, prefixes, prefixes, spans)
 
 
-def addresses() -> st.SearchStrategy[AddressRanges]:
+def _literals() -> st.SearchStrategy[AddressRanges]:
     """Prefixes and ranges of either family or both."""
     v4 = _addresses_of(V4, V4_LENGTHS, 32).map(lambda found: (found, None))
     v6 = _addresses_of(V6, V6_LENGTHS, 128).map(lambda found: (None, found))
     return st.lists(st.one_of(v4, v4, v6), min_size=1, max_size=3).map(
         lambda found: AddressRanges(merge(a for a, _ in found if a), merge(b for _, b in found if b))
     )
+
+
+def _file_set(content: AddressRanges) -> ir.AddressSet:
+    """A set with a file. Its name goes by what is in it, as a policy has no two of the same name."""
+    low_64 = (1 << 64) - 1
+    v4 = np.array(content.v4, dtype=np.uint32).reshape(-1, 2)
+    halves = [(low >> 64, low & low_64, high >> 64, high & low_64) for low, high in content.v6]
+    table = AddressTable.of(v4, np.array(halves, dtype=np.uint64).reshape(-1, 4))
+    return ir.AddressSet(f"set-{table.digest.hex()[:8]}", table, len(table), "a file")
+
+
+def addresses() -> st.SearchStrategy[AddressRanges]:
+    """Addresses as they are written, and sets with files: such, and others, and both."""
+    nothing = st.just(AddressRanges())
+    sets = st.lists(st.one_of(_literals(), _literals(), nothing).map(_file_set), min_size=1, max_size=2)
+    named = st.builds(
+        lambda own, found: AddressRanges(own.v4, own.v6, tuple(dict.fromkeys(found))),
+        st.one_of(nothing, nothing, _literals()),
+        sets,
+    )
+    return st.one_of(_literals(), _literals(), named)
 
 
 def _mac() -> st.SearchStrategy[MacMask]:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xdpfw import statekeeping
-from xdpfw.compiler import ir
+from xdpfw.compiler import ir, rulestables
 from xdpfw.compiler.image import MapImage
 from xdpfw.compiler.knocks import identity
+from xdpfw.compiler.rulestables import RulesTables
 from xdpfw.errors import AttachError, KernelError, Position, UsageError
 from xdpfw.kernel.features import strips_vlan_tags, takes_redirects
 from xdpfw.kernel.interface import InterfaceInfo, Link, Mode, attach, attached, find, foreign_hint, name_of, namespace
@@ -37,11 +38,15 @@ _OTHER_STATE = "grants, half-done sequences and events begin anew: those that ar
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a policy was read from: the path of its file, all files' texts (its own first), and the digest over them."""
+    """What a policy was read from: the path of its file, all files' texts (its own first), and the digest over them.
+
+    ``rules_digest`` is that of all that the rules are compiled from: of all files but those of sets.
+    """
 
     file: str
     files: dict[str, str]
     digest: str
+    rules_digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class Controller:
                     )
                 )
                 generation.pin(directory)
-                metadata.pin(directory, meta, source.files)
+                metadata.pin(directory, meta, source.files, rulestables.to_bytes(image.wanted_sets))
             try:
                 with contextlib.ExitStack() as undo:
                     if inherited is None:
@@ -106,6 +111,22 @@ class Controller:
             self._retire(number, meta)
             notes += _target_notes(image.targets, targets, interfaces)
             return Applied(number, changed=True, modes=_modes(interfaces), notes=notes)
+
+    def earlier_rules(self, policy: ir.Policy, rules_digest: str) -> RulesTables | None:
+        """What the rules in force were compiled to, if they are the same and an xdpfw like this one compiled them.
+
+        ``rules_digest``: of the policy's rules, as ``Source`` has it. The policy's sets may hold something else now.
+        """
+        with contextlib.ExitStack() as opened, contextlib.suppress(KernelError, UsageError):
+            numbers = self._pins.generations()
+            for number in reversed(numbers):
+                directory = self._pins.generation(number)
+                meta = metadata.read(directory)
+                if (meta.rules_digest, meta.program_digest) != (rules_digest, object_digest()):
+                    continue
+                wanted = rulestables.from_bytes(metadata.read_wanted_sets(directory), policy.address_sets)
+                return RulesTables(*opened.enter_context(Generation.open(directory)).tables(), wanted)
+        return None
 
     def foresee(self, policy: ir.Policy, image: MapImage) -> list[str]:
         """A line for each thing of the system, not of the policy, that ``apply`` would refuse or change.
@@ -193,6 +214,7 @@ class Controller:
         return Metadata(
             policy_file=source.file,
             source_digest=source.digest,
+            rules_digest=source.rules_digest,
             image_digest=image.digest,
             program_digest=object_digest(),
             applied_at=self._clock(),

@@ -92,7 +92,7 @@ def test_actions() -> None:
     assert [action.kind for action in found] == [0, 1, 2, 3, 3, 3]
     assert image.targets == ("c", "b")
     assert [action.target for action in found[3:]] == [0, 1, 0]
-    assert [action.flags for action in found] == [0, 0, 0, 0, 1, 2]
+    assert [action.flags for action in found] == [4, 4, 0, 0, 1, 2]
     assert bytes(found[4].src_mac).hex(":") == "02:11:22:33:44:55"
     assert bytes(found[5].dst_mac).hex(":") == "02:66:77:88:99:aa"
 

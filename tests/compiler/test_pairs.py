@@ -16,22 +16,22 @@ from xdpfw.kernel.abi import Layout
 CLASSIFY = Path(__file__).parents[2] / "bpf" / "classify.h"
 
 
-def find(table: npt.NDArray, mask: int, key: tuple[int, int]) -> int:
+def find(table: npt.NDArray, mask: int, key: tuple[int, int]) -> tuple[int, int] | None:
     value = pair_hash(*key)
     for half in (value & 0xFFFFFFFF, value >> 32):
         first = (half & mask) * Layout.BLOCK_ENTRIES
-        for src, dst, row, _ in table[first : first + Layout.BLOCK_ENTRIES]:
+        for src, dst, rule, condition in table[first : first + Layout.BLOCK_ENTRIES]:
             if (src, dst) == key:
-                return int(row)
-    return 0
+                return int(rule), int(condition)
+    return None
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 100, 10_000])
 def test_every_key_is_found(count: int) -> None:
     source = random.Random(count)
-    rows: dict[tuple[int, int], int] = {}
+    rows: dict[tuple[int, int], tuple[int, int]] = {}
     while len(rows) < count:
-        rows[source.randrange(1, 300), source.randrange(1, 300)] = source.randrange(1, 1 << 31)
+        rows[source.randrange(1, 300), source.randrange(1, 300)] = (source.getrandbits(32), source.getrandbits(32))
     table, mask = build_pairs(rows)
     assert len(table) == (mask + 1) * Layout.BLOCK_ENTRIES
     assert mask & mask + 1 == 0
@@ -44,15 +44,15 @@ def test_every_key_is_found(count: int) -> None:
     "keys", [[(1, i) for i in range(1, 5000)], [(i, 1) for i in range(1, 5000)], [(i, i) for i in range(1, 5000)]]
 )
 def test_regular_keys_stay_dense(keys: list[tuple[int, int]]) -> None:
-    table, mask = build_pairs(dict.fromkeys(keys, 1))
+    table, mask = build_pairs(dict.fromkeys(keys, (1, 0)))
     assert all(find(table, mask, key) for key in keys)
     assert len(table) <= 4 * len(keys)
 
 
 def test_the_same_keys_give_the_same_table_in_any_order() -> None:
     keys = [(i % 37 + 1, i % 53 + 1) for i in range(1000)]
-    first, _ = build_pairs(dict.fromkeys(keys, 7))
-    second, _ = build_pairs(dict.fromkeys(reversed(keys), 7))
+    first, _ = build_pairs(dict.fromkeys(keys, (7, 0)))
+    second, _ = build_pairs(dict.fromkeys(reversed(keys), (7, 0)))
     assert (first == second).all()
 
 

@@ -15,10 +15,10 @@ from xdpfw.compiler.atoms import Predicate
 from xdpfw.compiler.fields import classify_fields
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.ir import Match, Range
-from xdpfw.compiler.rows import LONGEST_LIST, Entry, RowTable, RowTooLongError
+from xdpfw.compiler.rows import LONGEST_LIST, NO_ROW, Entry, Head, RowTable, RowTooLongError
 from xdpfw.compiler.tables import Tables
 from xdpfw.errors import CapacityError
-from xdpfw.kernel.abi import Field, Limit, RowReference
+from xdpfw.kernel.abi import Field, Key, Limit, RowFlag
 from xdpfw.packet.decode import Packet, decode
 from xdpfw.reference.interpreter import evaluate
 
@@ -33,29 +33,37 @@ def table(predicates: Sequence[Predicate]) -> RowTable:
     return RowTable(predicates, classify_fields(predicates).groups)
 
 
-def laid(rows: RowTable, reference: int) -> list[tuple[int, ...]]:
-    """The entries of a list row."""
-    assert reference
-    assert not reference & RowReference.ROW_DISPATCH
-    tables = Tables()
-    first, _ = rows.lay(tables)
-    words = memoryview(tables.tobytes()).cast("I")
-    found: list[tuple[int, ...]] = []
-    while not found or not found[-1][3]:
-        at = 4 * (first + reference - 1 + len(found))
-        found.append(tuple(words[at : at + 4]))
-    return found
+def laid(rows: RowTable, head: Head) -> list[Entry]:
+    """The entries of a row that is not dispatched."""
+    assert not head[0] & RowFlag.ROW_DISPATCH
+    found = [head]
+    if head[0] & RowFlag.ROW_LIST:
+        tables = Tables()
+        first, _ = rows.lay(tables)
+        words = memoryview(tables.tobytes()).cast("Q")
+        packed = words[first + head[1] :].tolist()
+        found = [(word & 0xFFFFFFFF, word >> 32) for word in packed]
+        found = found[: next(i for i, (key, _) in enumerate(found) if key & RowFlag.ROW_LAST) + 1]
+    return [
+        Entry(key & Key.MASK, condition & RowFlag.ROW_PREDICATE_MASK, condition >> RowFlag.ROW_OTHER_SHIFT)
+        for key, condition in found
+    ]
 
 
 def test_the_empty_row() -> None:
-    assert table([()]).reference([]) == 0
+    assert table([()]).head([]) == NO_ROW
+
+
+def test_one_rule_stands_where_it_is_looked_up() -> None:
+    rows = table([port(22), port(23)])
+    assert rows.head([Entry(8, 1, 5)]) == (8, 1 | 5 << RowFlag.ROW_OTHER_SHIFT)
 
 
 def test_equal_rows_are_one() -> None:
     rows = table([port(22), port(23)])
-    first = rows.reference([Entry(0, 0, 0), Entry(1, 1, 0)])
-    assert rows.reference([Entry(0, 0, 0), Entry(1, 1, 0)]) == first
-    assert laid(rows, first) == [(0, 0, 0, 0), (1, 1, 0, 1)]
+    first = rows.head([Entry(0, 0, 0), Entry(8, 1, 0)])
+    assert rows.head([Entry(0, 0, 0), Entry(8, 1, 0)]) == first
+    assert laid(rows, first) == [Entry(0, 0, 0), Entry(8, 1, 0)]
 
 
 @pytest.mark.parametrize(
@@ -72,23 +80,23 @@ def test_equal_rows_are_one() -> None:
 )
 def test_what_an_earlier_entry_covers_is_left_out(entries: list[Entry], kept: list[int]) -> None:
     rows = table([(TCP,), port(22), (UDP_ONLY,), ()])
-    assert [entry[0] for entry in laid(rows, rows.reference(entries))] == kept
+    assert [entry.key for entry in laid(rows, rows.head(entries))] == kept
 
 
 def test_a_long_row_is_dispatched() -> None:
     rows = table([port(i) for i in range(LONGEST_LIST + 1)])
-    assert not rows.reference([Entry(i, i, 0) for i in range(LONGEST_LIST)]) & RowReference.ROW_DISPATCH
-    assert rows.reference([Entry(i, i, 0) for i in range(LONGEST_LIST + 1)]) & RowReference.ROW_DISPATCH
+    assert not rows.head([Entry(i, i, 0) for i in range(LONGEST_LIST)])[0] & RowFlag.ROW_DISPATCH
+    assert rows.head([Entry(i, i, 0) for i in range(LONGEST_LIST + 1)])[0] & RowFlag.ROW_DISPATCH
 
 
 def test_a_row_that_the_small_fields_do_not_shorten_is_too_long() -> None:
     entries = [Entry(i, 0, i + 1) for i in range(Limit.MAX_ROW_ENTRIES + 1)]
     rows = table([(TCP,)])
     rows.check_lengths()
-    rows.reference(entries)
+    rows.head(entries)
     with pytest.raises(RowTooLongError):
         rows.check_lengths()
-    assert table([(TCP,)]).reference(entries[:-1]) & RowReference.ROW_DISPATCH
+    assert table([(TCP,)]).head(entries[:-1])[0] & RowFlag.ROW_DISPATCH
 
 
 def agree(rules: Sequence[ir.Rule], frames: Sequence[bytes]) -> Walk:

@@ -8,23 +8,20 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.compiler.walk import trie_leaf
 from tests.policies import prefix
 from xdpfw.compiler import trie
 from xdpfw.compiler.tables import Tables
-from xdpfw.compiler.trie import TrieTable, add_trie
-from xdpfw.kernel.abi import Layout, Trie
+from xdpfw.compiler.trie import add_trie, addresses_of
+from xdpfw.kernel.abi import Layout
 
 
-def look_up(words: memoryview, table: TrieTable, address: int, bits: int) -> int:
+def look_up(words: memoryview, root: int, address: int, bits: int) -> int:
     """The leaf's number; ``address`` is of ``bits`` bits."""
-    at, used, stride = table.root, 0, int(Layout.ROOT_BITS)
-    while True:
-        digit = (address << stride + used >> bits) & (1 << stride) - 1
-        entry = words[at + digit]
-        if entry & Trie.LEAF:
-            return entry & Trie.NUMBER_MASK
-        used, stride, at = used + stride, table.stride_bits, entry * (Layout.BLOCK_BYTES // 4)
+    return trie_leaf(words, root, address << 128 - bits)
 
 
 def drawn(source: random.Random, bits: int, count: int) -> list[int]:
@@ -38,41 +35,61 @@ def drawn(source: random.Random, bits: int, count: int) -> list[int]:
     return sorted(start for start in starts if start < 1 << bits)
 
 
-@pytest.mark.parametrize("most_bytes", [0, 1 << 30], ids=["stride 4", "stride 8"])
+@pytest.mark.parametrize("wide_boundaries", [1, 3000], ids=["nodes of 256", "nodes of 16"])
 @pytest.mark.parametrize("bits", [32, 128])
 @pytest.mark.parametrize(("seed", "count"), [(1, 0), (2, 1), (3, 10), (4, 300)])
-def test_every_corner(bits: int, most_bytes: int, seed: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trie, "MAX_WIDE_STRIDE_BYTES", most_bytes)
+def test_every_corner(bits: int, wide_boundaries: int, seed: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trie, "MIN_WIDE_BOUNDARIES", wide_boundaries)
     source = random.Random(seed)
-    starts = drawn(source, bits, count)
+    check_corners(drawn(source, bits, count), bits, source)
+
+
+@given(st.data())
+def test_boundaries_anywhere(data: st.DataObject) -> None:
+    """Close to each other, in few of the 4-bit digits of an address or in all, at its ends."""
+    bits = data.draw(st.sampled_from((32, 128)))
+    base = data.draw(st.integers(0, (1 << bits) - 1))
+    mask = data.draw(st.integers(0, (1 << bits) - 1))
+    near = st.integers(0, (1 << bits) - 1).map(lambda value: base ^ value & mask)
+    shifted = st.builds(lambda value, shift: value >> shift << shift, near, st.integers(0, bits - 1))
+    ends = st.sampled_from((1, (1 << bits) - 1, 1 << bits - 1, base))
+    starts = data.draw(st.lists(st.one_of(near, shifted, ends), max_size=60))
+    check_corners(sorted({0, *starts}), bits, random.Random(1))
+
+
+def check_corners(starts: list[int], bits: int, source: random.Random) -> None:
     leaves = np.array([source.randrange(5) for _ in starts], dtype=np.uint32)
     tables = Tables()
     tables.add(np.zeros(100, dtype=np.uint32))  # a trie does not stand first
-    table = add_trie(tables, bits, starts, leaves)
-    assert table.stride_bits == (8 if most_bytes else 4) or count == 0
+    root = add_trie(tables, addresses_of(starts, bits), leaves)
     words = memoryview(tables.tobytes()).cast("I")
     near = {v for start in starts for v in (start - 1, start, start + 1)} | {
         source.getrandbits(bits) for _ in range(500)
     }
-    for address in (v for v in near if 0 <= v < 1 << bits):
+    for address in (v for v in near | {(1 << bits) - 1} if 0 <= v < 1 << bits):
         wanted = leaves[bisect.bisect_right(starts, address) - 1]
-        assert look_up(words, table, address, bits) == wanted, hex(address)
+        assert look_up(words, root, address, bits) == wanted, hex(address)
 
 
 def test_intervals_of_equal_leaves_need_no_node() -> None:
     tables = Tables()
     before = tables.size_bytes
     starts = [0, *range(0x0A000001, 0x0A000100)]
-    add_trie(tables, 32, starts, np.zeros(len(starts), dtype=np.uint32))
+    add_trie(tables, addresses_of(starts, 32), np.zeros(len(starts), dtype=np.uint32))
     assert tables.size_bytes - before == 4 << Layout.ROOT_BITS
 
 
-def test_a_large_trie_has_the_small_stride() -> None:
+@pytest.mark.parametrize(
+    ("bits", "bytes_each"),
+    [(32, 100), (128, 700)],
+)
+def test_the_memory_is_that_of_the_boundaries(bits: int, bytes_each: int) -> None:
+    """Single addresses, wherever they are: each has a beginning and an end."""
     source = random.Random(5)
-    starts = [0, *sorted(source.sample(range(1, 1 << 32), 50_000))]
+    addresses = sorted({source.getrandbits(bits) | 1 for _ in range(20_000)})
+    starts = [0, *(start for address in addresses for start in (address, address + 1))]
     tables = Tables()
-    table = add_trie(tables, 32, starts, np.arange(len(starts), dtype=np.uint32))
-    assert table.stride_bits == Layout.MIN_STRIDE_BITS
+    root = add_trie(tables, addresses_of(starts, bits), np.arange(len(starts), dtype=np.uint32))
     words = memoryview(tables.tobytes()).cast("I")
-    assert all(look_up(words, table, start, 32) == i for i, start in enumerate(starts))
-    assert all(look_up(words, table, start - 1, 32) == i for i, start in enumerate(starts[1:]))
+    assert all(look_up(words, root, start, bits) == i for i, start in enumerate(starts))
+    assert tables.size_bytes - (4 << Layout.ROOT_BITS) < len(addresses) * bytes_each

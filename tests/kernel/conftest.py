@@ -56,13 +56,14 @@ class Image:
     targets: tuple[str, ...]
     knocks: NoKnocks = field(default_factory=NoKnocks)
     has_state: bool = False
+    set_tables: bytes = b""
 
 
 def hand_made(rule_count: int = 0, targets: tuple[str, ...] = (), **config: abi.Value) -> Image:
     """An image whose rules match nothing and whose default is to pass; ``config``: members of struct xdpfw_config."""
     tables = bytes(abi.Layout.BLOCK_BYTES)
     members = {"default_verdict": abi.Verdict.PASS, "table_bytes": len(tables), "rule_count": rule_count, **config}
-    actions = abi.pack_array("action", [[abi.ActionKind.ACTION_PASS]] * rule_count)
+    actions = abi.pack_array("action", [[abi.ActionKind.ACTION_PASS, abi.ActionFlag.ACTION_PLAIN]] * rule_count)
     return Image(abi.pack("config", members), tables, actions, rule_count, targets)
 
 

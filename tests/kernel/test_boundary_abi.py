@@ -63,9 +63,9 @@ def test_counts_are_not_members() -> None:
 
 
 def test_pack_takes_names_and_order() -> None:
-    by_name = abi.pack("row", {"rule": 1, "predicate": 2, "last": 4})
-    assert by_name == abi.pack("row", [1, 2, 0, 4])
-    assert abi.pack_array("row", [[1, 2, 0, 4]] * 2) == by_name * 2
+    by_name = abi.pack("pair", {"src_class": 1, "dst_class": 2, "row": {"condition": 4}})
+    assert by_name == abi.pack("pair", [1, 2, [0, 4]])
+    assert abi.pack_array("pair", [[1, 2, [0, 4]]] * 2) == by_name * 2
     assert abi.pack_array("row", []) == b""
 
 
@@ -80,7 +80,7 @@ def test_unpack_gives_a_copy_that_can_be_changed() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(OverflowError):
-        abi.pack("row", {"rule": 1 << 32})
+        abi.pack("row", {"key": 1 << 32})
     with pytest.raises(KeyError):
         abi.pack("row", {"no_such_member": 1})
     with pytest.raises(ValueError, match="length"):

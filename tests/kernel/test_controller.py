@@ -81,7 +81,7 @@ class Home:
 
     def apply(self, text: str) -> Applied:
         loaded = parsed(text)
-        source = Source("policy.yaml", {"policy.yaml": text}, digest=text)
+        source = Source("policy.yaml", {"policy.yaml": text}, digest=text, rules_digest=text)
         return Controller(self.pins, self.namespace.name).apply(loaded, compile_policy(loaded), source)
 
     def programs(self) -> dict[str, int | None]:
@@ -384,7 +384,7 @@ def test_a_redirect_that_its_target_does_not_take_is_told(home: Home) -> None:
 
 def test_the_clock_is_asked_when_a_policy_is_applied(home: Home) -> None:
     loaded = parsed(FIRST)
-    source = Source("policy.yaml", {}, digest="")
+    source = Source("policy.yaml", {}, digest="", rules_digest="")
     controller = Controller(home.pins, home.namespace.name, clock=lambda: 1234.5)
     controller.apply(loaded, compile_policy(loaded), source)
     status = Status.read(home.pins)

@@ -36,6 +36,7 @@ ADMIN: Final = KnockMeta("admin", 222, "admin: ...", 0, ("22/tcp",), (KeyMeta(1,
 META: Final = Metadata(
     policy_file="/etc/p.yaml",
     source_digest="",
+    rules_digest="",
     image_digest="",
     program_digest="",
     applied_at=0.0,
@@ -64,7 +65,7 @@ def pins(bpffs: Path) -> Pins:
     made = Pins("test", bpffs)
     directory = made.generation(1)
     directory.mkdir(0o700, parents=True)
-    metadata.pin(directory, META, {})
+    metadata.pin(directory, META, {}, b"")
     return made
 
 
@@ -435,7 +436,7 @@ def test_names_of_generations_that_were_replaced_are_remembered(pins: Pins, stat
     for number in (2, 3):
         pins.generation(number).mkdir()
         renamed = dataclasses.replace(META, rules=(RuleMeta(f"rule-of-{number}", "pass", "", None, ()),))
-        metadata.pin(pins.generation(number), renamed, {})
+        metadata.pin(pins.generation(number), renamed, {}, b"")
     names.remember(pins, [1])
     names.remember(pins, [2])
     names.remember(pins, [])
@@ -460,7 +461,7 @@ def test_only_so_many_generations_are_remembered(pins: Pins, state: State) -> No
     for number in numbers:
         if number > 1:
             pins.generation(number).mkdir()
-            metadata.pin(pins.generation(number), META, {})
+            metadata.pin(pins.generation(number), META, {}, b"")
         names.remember(pins, [number])
         pins.remove_generation(number)
     known = names.Names(pins)

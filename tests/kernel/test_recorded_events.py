@@ -73,6 +73,7 @@ def host(bpffs: Path) -> Iterator[Host]:
         "",
         "",
         "",
+        "",
         0.0,
         None,
         tuple(InterfaceMeta(name, 0, "auto") for name in INTERFACES),
@@ -84,7 +85,7 @@ def host(bpffs: Path) -> Iterator[Host]:
     pins = Pins("test", bpffs)
     pins.state.mkdir(0o700, parents=True)
     pins.generation(5).mkdir(0o700, parents=True)
-    metadata.pin(pins.generation(5), meta, {})
+    metadata.pin(pins.generation(5), meta, {}, b"")
     with contextlib.ExitStack() as opened:
         generation = Generation.load(
             compile_policy(policy), interfaces=[1000, 1001, 1002], targets=[], number=5, trace=True

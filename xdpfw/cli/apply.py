@@ -54,7 +54,7 @@ def command(
     from xdpfw.cli.progressbar import progress_bar
     from xdpfw.cli.test import failures, print_result
     from xdpfw.compiler.image import compile_policy
-    from xdpfw.compiler.lower import not_in_force
+    from xdpfw.compiler.lower import not_in_force, rules_digest
     from xdpfw.controller import Controller, Source
     from xdpfw.errors import UsageError
     from xdpfw.policy.knocks import secret_notes
@@ -64,14 +64,16 @@ def command(
     with progress_bar(app, as_json=as_json) as progress:
         file = PolicyFile.read(rules, progress)
         progress("compiling", 0, 0)
-        image = compile_policy(file.policy)
+        controller = Controller(app.pins(instance, netns), netns, app.clock)
+        digest = rules_digest(file.loaded)
+        image = compile_policy(file.policy, controller.earlier_rules(file.policy, digest))
         progress("testing", 0, 0)
         results = [] if skip_tests else _test(file, image)
         failed = [result for result in results if not result.ok]
         if not failed:
             progress("loading", 0, 0)
-            source = Source(os.path.abspath(rules), dict(file.sources.files), file.sources.digest)
-            applied = Controller(app.pins(instance, netns), netns, app.clock).apply(file.policy, image, source)
+            source = Source(os.path.abspath(rules), dict(file.sources.files), file.sources.digest, digest)
+            applied = controller.apply(file.policy, image, source)
             progress("looking for rules that are never reached", 0, 0)
             warnings = _warnings(file.policy)
     tests = {"passed": len(results) - len(failed), "failed": len(failed)}

@@ -213,10 +213,11 @@ def _run_tests(file: PolicyFile) -> int:
 @contextlib.contextmanager
 def _in_force(app: App, pins: Pins, network: Network, file: PolicyFile) -> Iterator[Applied]:
     from xdpfw.compiler.image import compile_policy
+    from xdpfw.compiler.lower import rules_digest
     from xdpfw.controller import Controller, Source
 
     controller = Controller(pins, network.host, app.clock)
-    source = Source(file.path, dict(file.sources.files), file.sources.digest)
+    source = Source(file.path, dict(file.sources.files), file.sources.digest, rules_digest(file.loaded))
     try:
         yield controller.apply(file.policy, compile_policy(file.policy), source)
     finally:

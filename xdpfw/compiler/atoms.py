@@ -41,12 +41,23 @@ class MacCondition(NamedTuple):
     not_among: tuple[MacMask, ...] = ()
 
 
+class SetCondition(NamedTuple):
+    """Holds for the addresses in ``within`` (None: any) and in none of ``without``; some of them name sets."""
+
+    within: ir.AddressRanges | None
+    without: tuple[ir.AddressRanges, ...] = ()
+
+
 class AddressCondition(NamedTuple):
-    """Holds for the addresses in ``v4`` and ``v6``, and with ``none`` for packets that have no IP address."""
+    """Holds for the addresses in ``v4`` and ``v6``, and with ``none`` for packets that have no IP address.
+
+    ``sets``: where the condition names sets with a file; then v4 and v6 are empty, and it is what holds instead.
+    """
 
     v4: Ranges
     v6: Ranges
     none: bool = False
+    sets: SetCondition | None = None
 
 
 FieldCondition = Ranges | MacCondition
@@ -159,9 +170,15 @@ def _conditions(match: ir.Match, asked: Sequence[str]) -> _Conditions:
             fields[field] = condition if isinstance(condition, MacCondition) else ranges.merge(condition)
     return _Conditions(
         fields,
-        None if match.src is None else AddressCondition(match.src.v4, match.src.v6),
-        None if match.dst is None else AddressCondition(match.dst.v4, match.dst.v6),
+        None if match.src is None else _addresses(match.src),
+        None if match.dst is None else _addresses(match.dst),
     )
+
+
+def _addresses(wanted: ir.AddressRanges) -> AddressCondition:
+    if wanted.sets:
+        return AddressCondition((), (), sets=SetCondition(wanted))
+    return AddressCondition(wanted.v4, wanted.v6)
 
 
 def _without_field(field: Field, condition: FieldCondition | None, exception: FieldCondition) -> FieldCondition:
@@ -174,11 +191,20 @@ def _without_field(field: Field, condition: FieldCondition | None, exception: Fi
 
 
 def _without_addresses(condition: AddressCondition | None, exception: AddressCondition) -> AddressCondition:
+    if exception.sets or (condition and condition.sets):
+        within = None if condition is None else _set_condition(condition).within
+        without = _set_condition(exception).within
+        assert without is not None
+        return AddressCondition((), (), condition is None, SetCondition(within, (without,)))
     v4 = ranges.complement(exception.v4, _EVERY_V4[0].high)
     v6 = ranges.complement(exception.v6, _EVERY_V6[0].high)
     if condition is None:
         return AddressCondition(v4, v6, none=True)
     return AddressCondition(ranges.intersect(condition.v4, v4), ranges.intersect(condition.v6, v6))
+
+
+def _set_condition(condition: AddressCondition) -> SetCondition:
+    return condition.sets or SetCondition(ir.AddressRanges(condition.v4, condition.v6))
 
 
 def _products(match: ir.Match, unless: ir.Match | None, asked: Sequence[str]) -> Iterator[_Conditions]:

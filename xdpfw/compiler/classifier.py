@@ -17,25 +17,56 @@ import numpy.typing as npt
 from xdpfw.compiler import ir
 from xdpfw.compiler.addresses import Active
 from xdpfw.compiler.atoms import AddressCondition, Atom, Predicate, atoms
-from xdpfw.compiler.fields import Fields, FieldTable, bit_matrix, bit_vectors, classify_fields
+from xdpfw.compiler.fields import Fields, bit_matrix, bit_vectors, classify_fields
 from xdpfw.compiler.grouping import AtomGroup, DirectionConditions, Grouping, group_atoms
 from xdpfw.compiler.pairs import build_pairs
-from xdpfw.compiler.rows import Entry, Row, RowTable, RowTooLongError
+from xdpfw.compiler.rows import NO_ROW, Entry, Head, Row, RowTable, RowTooLongError
+from xdpfw.compiler.settables import SetConditions, with_summary
 from xdpfw.compiler.tables import Tables
-from xdpfw.compiler.trie import add_trie
+from xdpfw.compiler.trie import add_trie, addresses_of
 from xdpfw.errors import CapacityError
-from xdpfw.kernel.abi import Direction, Field, Layout, Limit, Mac, Value
+from xdpfw.kernel.abi import Direction, Field, Key, Layout, Limit, Mac, RowFlag, Value
 
 _MAX_ATTEMPTS: Final = 16
 """So many times conditions are made wide to shorten rows; then the policy is refused."""
 
 _ENTRY_BYTES: Final = Layout.BLOCK_BYTES // Layout.BLOCK_ENTRIES
 
+_PLAIN: Final = {ir.ActionKind.PASS: Key.PASS, ir.ActionKind.DROP: Key.DROP}
+"""Actions that are nothing but a verdict."""
+
 Matrix = npt.NDArray[np.uint8]
 
 
 Lookup = dict[str, Value]
 """The part of struct xdpfw_config that says where the tables are."""
+
+LOOKUP_MEMBERS: Final = (
+    "group_count",
+    "unusual_fields",
+    "predicate_words",
+    "wide_words",
+    "count_words",
+    "vector_words",
+    "summary_word",
+    "wide_first",
+    "wide_rules",
+    "rows",
+    "dispatch",
+    "anywhere_used",
+    "anywhere",
+    "pair_blocks",
+    "pair_bucket_mask",
+    "pairs_used",
+    "source_rows_used",
+    "destination_rows_used",
+    "fields",
+    "macs",
+    "mac_steps",
+    "directions",
+    "groups",
+)
+"""Its members."""
 
 
 def _words(bits: int) -> int:
@@ -45,8 +76,9 @@ def _words(bits: int) -> int:
 class _Builder:
     """One attempt: fails with RowTooLongError where another division of the rules is needed."""
 
-    def __init__(self, policy_atoms: Sequence[Atom], grouping: Grouping) -> None:
+    def __init__(self, policy_atoms: Sequence[Atom], keys: Sequence[int], grouping: Grouping) -> None:
         self.atoms = policy_atoms
+        self.keys = keys
         self.grouping = grouping
         self.tables = Tables()
         numbers: dict[Predicate, int] = {}
@@ -66,9 +98,18 @@ class _Builder:
                 f"{Limit.MAX_COUNT_WORDS * Limit.WORD_BITS:,}",
                 hint="let rules that pass or drop do the counting: each has a counter of its own",
             )
+        self.summary_words = self.wide_words if self.wide_words > 1 else 0
+        self.vector_words = max(self.wide_words + self.count_words, 1) + bool(self.summary_words)
         # Bits of a vector: the rules that decide, padded to whole words, then the rules that count.
         padding: list[int | None] = [None] * (self.wide_words * Limit.WORD_BITS - len(self.deciding))
         self.vector: list[int | None] = [*self.deciding, *padding, *self.counting]
+        # Conditions on the other address, in rows: those that the kernel finds a bit for.
+        self.others: tuple[dict[int, int], dict[int, int]] = ({}, {})
+        self.set_conditions: dict[AddressCondition, int] = {}
+        for i in wide:
+            for condition in (policy_atoms[i].src, policy_atoms[i].dst):
+                if condition is not None and condition.sets:
+                    self.set_conditions.setdefault(condition, len(self.set_conditions))
 
     # Rows
 
@@ -92,23 +133,33 @@ class _Builder:
         return self.atoms[atom].src if direction is Direction.SRC else self.atoms[atom].dst
 
     def _entries(self, members: Sequence[int], other: Direction | None) -> list[Entry]:
-        entries = []
-        for i in sorted(members):
-            wide = None if other is None else self.grouping.directions[other].number(self._condition(i, other))
-            entries.append(Entry(self.atoms[i].rule, self.predicate_of[i], 0 if wide is None else wide + 1))
+        entries = [
+            Entry(self.keys[self.atoms[i].rule], self.predicate_of[i], 0 if other is None else self._other(i, other))
+            for i in sorted(members)
+        ]
         return list(dict.fromkeys(entries))
 
-    def _anywhere_row(self) -> int:
-        return self.row_table.reference(self._entries(self.grouping.members(AtomGroup.ANYWHERE), None))
+    def _other(self, atom: int, other: Direction) -> int:
+        """The condition on the other address as an entry has it."""
+        condition = self._condition(atom, other)
+        if condition is None:
+            return 0
+        if condition.sets:
+            return RowFlag.ROW_OTHER_SET | self.set_conditions.setdefault(condition, len(self.set_conditions)) + 1
+        number = self.grouping.directions[other].numbers[condition]
+        return self.others[other].setdefault(number, len(self.others[other])) + 1
 
-    def _row_of_set(self, group: AtomGroup, direction: Direction, other: Direction) -> dict[Active, int]:
+    def _anywhere_row(self) -> Head:
+        return self.row_table.head_for_all(self._entries(self.grouping.members(AtomGroup.ANYWHERE), None))
+
+    def _row_of_set(self, group: AtomGroup, direction: Direction, other: Direction) -> dict[Active, Head]:
         """For each narrow set of conditions in a direction the row of the atoms that have one of them."""
         members = self._by_condition(group, direction)
         space = self.grouping.directions[direction].space
         rows = {}
         for active in dict.fromkeys((*space.v4.narrow, *space.v6.narrow)):
             found = [i for condition in active for i in members.get(condition, ())]
-            rows[active] = self.row_table.reference(self._entries(found, other))
+            rows[active] = self.row_table.head(self._entries(found, other))
         return rows
 
     # Pairs
@@ -123,7 +174,7 @@ class _Builder:
             for active in dict.fromkeys((*space.v4.narrow, *space.v6.narrow))
         }
 
-    def _pairs(self, src_classes: dict[Active, int], dst_classes: dict[Active, int]) -> dict[tuple[int, int], int]:
+    def _pairs(self, src_classes: dict[Active, int], dst_classes: dict[Active, int]) -> dict[tuple[int, int], Head]:
         def classes_with(classes: dict[Active, int]) -> dict[int, set[int]]:
             found: dict[int, set[int]] = {}
             for active, number in classes.items():
@@ -141,7 +192,7 @@ class _Builder:
             for s in src_with.get(src_number, ()):
                 for d in dst_with.get(dst_number, ()):
                     members.setdefault((s, d), []).append(i)
-        return {pair: self.row_table.reference(self._entries(found, None)) for pair, found in members.items()}
+        return {pair: self.row_table.head(self._entries(found, None)) for pair, found in members.items()}
 
     # Vectors
 
@@ -157,63 +208,71 @@ class _Builder:
             found[:, present] = held[:, [column for column in columns if column is not None]]
         return found
 
+    def _vectors(self, matrix: Matrix) -> npt.NDArray[np.uint64]:
+        """As the tables have them: the words of rules, and their summary."""
+        return with_summary(bit_vectors(matrix, self.vector_words - bool(self.summary_words)), self.summary_words)
+
     # Tables
 
-    def _field(self, table: FieldTable) -> Value:
-        return {
-            "used": 1,
-            "classes": 0 if table.classes is None else self.tables.add(table.classes),
-            "combine": 0 if table.combine is None else self.tables.add(table.combine),
-            "class_count": table.class_count,
-            "group": table.group,
-        }
+    def _lay_steps(self, chain: Sequence[tuple[npt.NDArray[np.uint16] | None, int]]) -> int:
+        """Combining tables of fields that are combined one after the other; returns the first step.
 
-    def _lay_fields(self) -> tuple[list[Value], list[Value]]:
+        ``chain``: each field's table, ``combined * class_count + class`` to combined (None: the class is it), and its
+        class_count.
+        """
+        base = count = 0
+        for number, (combine, class_count) in enumerate(reversed(chain)):
+            combined = np.arange(class_count, dtype=np.uint32) if combine is None else combine.astype(np.uint32)
+            base = self.tables.add(base + combined * np.uint32(count) if number else combined)
+            count = class_count
+        return base
+
+    def _lay_fields(self) -> tuple[list[Value], list[Value], list[int]]:
         fields: list[Value] = [{} for _ in Field]
         macs: list[Value] = [{} for _ in range(Mac.COUNT * Mac.PARTS)]
+        mac_steps = [0] * Mac.COUNT
         for table in self.fields.tables:
-            fields[table.field] = self._field(table)
+            fields[table.field] = {
+                "used": 1,
+                "classes": 0 if table.classes is None else self.tables.add(table.classes),
+                "group": table.group,
+            }
             if table.macs is None:
                 continue
-            first = (Mac.SRC if table.field is Field.SRC_MAC else Mac.DST) * Mac.PARTS
+            mac = Mac.SRC if table.field is Field.SRC_MAC else Mac.DST
+            mac_steps[mac] = self._lay_steps(list(zip(table.macs.combine, table.macs.class_counts, strict=True)))
             for part in range(Mac.PARTS):
-                combine = table.macs.combine[part]
-                macs[first + part] = {
-                    "used": 1,
-                    "classes": self.tables.add(table.macs.parts[part]),
-                    "combine": 0 if combine is None else self.tables.add(combine),
-                    "class_count": table.macs.class_counts[part],
-                }
-        return fields, macs
+                macs[mac * Mac.PARTS + part] = {"used": 1, "classes": self.tables.add(table.macs.parts[part])}
+        return fields, macs, mac_steps
 
-    def _lay_groups(self, predicate_words: int, vector_words: int) -> list[Value]:
+    def _lay_groups(self, predicate_words: int) -> list[Value]:
         laid: list[Value] = [{} for _ in range(Limit.MAX_GROUPS)]
         for number, group in enumerate(self.fields.groups):
             held = bit_matrix(group.predicates, len(self.predicates))
+            chain = [(table.combine, table.class_count) for table in self.fields.tables if table.group == number]
             laid[number] = {
+                "first_step": self._lay_steps(chain) if chain else 0,
                 "predicates": self.tables.add(bit_vectors(held, predicate_words)),
-                "wide": self.tables.add(bit_vectors(self._predicate_vector(held), vector_words)),
+                "wide": self.tables.add(self._vectors(self._predicate_vector(held))),
             }
         return laid
 
-    def _lay_direction(
-        self, direction: Direction, pair_classes: dict[Active, int], rows: dict[Active, int], vector_words: int
-    ) -> Value:
+    def _lay_direction(self, direction: Direction, pair_classes: dict[Active, int], rows: dict[Active, Head]) -> Value:
         conditions = self.grouping.directions[direction]
         if not conditions.numbers:
             return {}
         space = conditions.space
         no_narrow: Active = frozenset()
         wide_class: dict[Active, int] = {}
-        leaf_number: dict[tuple[int, int, int], int] = {}
+        leaf_number: dict[tuple[int, int, int, int], int] = {}
 
         def leaf(narrow: Active, wide: Active) -> int:
             wide_number = wide_class.setdefault(wide, len(wide_class))
-            words = (pair_classes.get(narrow, 0), rows.get(narrow, 0), wide_number)
+            words = (pair_classes.get(narrow, 0), wide_number, *rows.get(narrow, NO_ROW))
             return leaf_number.setdefault(words, len(leaf_number))
 
         no_address = leaf(no_narrow, space.no_address)
-        tries = []
+        roots = []
         for intervals in (space.v4, space.v6):
             known: dict[tuple[Active, Active], int] = {}
             leaves = np.empty(len(intervals.starts), dtype=np.uint32)
@@ -221,26 +280,27 @@ class _Builder:
                 if key not in known:
                     known[key] = leaf(*key)
                 leaves[i] = known[key]
-            tries.append(add_trie(self.tables, intervals.bits, intervals.starts, leaves))
+            roots.append(add_trie(self.tables, addresses_of(intervals.starts, intervals.bits), leaves))
 
         held = self._wide_matrix(wide_class, conditions)
         columns = [None if i is None else conditions.number(self._condition(i, direction)) for i in self.vector]
         vector = self._columns(held, columns)
         anywhere = [k for k, i in enumerate(self.vector) if i is not None and columns[k] is None]
         vector[:, anywhere] = 1
-        condition_words = max(_words(len(conditions.numbers)), 1)
-        only_wide = all(words == (0, 0, number) for words, number in leaf_number.items())
-        table = np.array([(*words, 0) for words in leaf_number], dtype=np.uint32)
+        others = list(self.others[direction])
+        condition_words = max(_words(len(others)), 1)
+        only_wide = all(words == (0, words[1], *NO_ROW) for words in leaf_number)
+        table = np.array(list(leaf_number), dtype=np.uint32)
+        if only_wide:
+            assert [words[1] for words in leaf_number] == list(range(len(leaf_number)))
         return {
             "used": 1,
-            "root_v4": tries[0].root,
-            "root_v6": tries[1].root,
-            "stride_bits_v4": tries[0].stride_bits,
-            "stride_bits_v6": tries[1].stride_bits,
+            "root_v4": roots[0],
+            "root_v6": roots[1],
             "no_address_leaf": no_address,
             "leaves": 0 if only_wide else self.tables.add(table, _ENTRY_BYTES),
-            "wide": self.tables.add(bit_vectors(vector, vector_words)),
-            "conditions": self.tables.add(bit_vectors(held, condition_words)),
+            "wide": self.tables.add(self._vectors(vector)),
+            "conditions": self.tables.add(bit_vectors(held[:, others], condition_words)),
             "condition_words": condition_words,
         }
 
@@ -256,46 +316,108 @@ class _Builder:
         pairs = self._pairs(src_classes, dst_classes)
         src_rows = self._row_of_set(AtomGroup.SOURCE, Direction.SRC, Direction.DST)
         dst_rows = self._row_of_set(AtomGroup.DESTINATION, Direction.DST, Direction.SRC)
-        anywhere_row = self._anywhere_row()
+        anywhere = self._anywhere_row()
         self.row_table.check_lengths()
+        self._check_numbers()
 
         predicate_words = max(_words(len(self.predicates)), 1)
-        vector_words = max(self.wide_words + self.count_words, 1)
-        fields, macs = self._lay_fields()
-        groups = self._lay_groups(predicate_words, vector_words)
+        fields, macs, mac_steps = self._lay_fields()
+        groups = self._lay_groups(predicate_words)
         directions = [
-            self._lay_direction(Direction.SRC, src_classes, src_rows, vector_words),
-            self._lay_direction(Direction.DST, dst_classes, dst_rows, vector_words),
+            self._lay_direction(Direction.SRC, src_classes, src_rows),
+            self._lay_direction(Direction.DST, dst_classes, dst_rows),
         ]
-        rules = [0 if i is None else self.atoms[i].rule for i in self.vector] or [0]
+        keys = [0 if i is None else self.keys[self.atoms[i].rule] for i in self.vector] or [0]
         rows, dispatch = self.row_table.lay(self.tables)
         pair_table, bucket_mask = build_pairs(pairs)
-        return {
+        found: Lookup = {
             "group_count": len(self.fields.groups),
+            "unusual_fields": int(any(table.field > Field.DETAIL for table in self.fields.tables)),
             "predicate_words": predicate_words,
             "wide_words": self.wide_words,
             "count_words": self.count_words,
-            "vector_words": vector_words,
-            "wide_rules": self.tables.add(np.array(rules, dtype=np.uint32)),
+            "vector_words": self.vector_words,
+            "summary_word": self.vector_words - 1 if self.summary_words else 0,
+            "wide_first": keys[0],
+            "wide_rules": self.tables.add(np.array(keys, dtype=np.uint32)),
             "rows": rows,
             "dispatch": dispatch,
-            "anywhere_row": anywhere_row,
-            "pairs": self.tables.add(pair_table, _ENTRY_BYTES),
+            "anywhere_used": int(anywhere != NO_ROW),
+            "anywhere": {"key": anywhere[0], "condition": anywhere[1]},
+            "pair_blocks": self.tables.add(pair_table, Layout.BLOCK_BYTES),
             "pair_bucket_mask": bucket_mask,
             "pairs_used": int(bool(pairs)),
-            "source_rows_used": int(any(src_rows.values())),
-            "destination_rows_used": int(any(dst_rows.values())),
+            "source_rows_used": int(any(row != NO_ROW for row in src_rows.values())),
+            "destination_rows_used": int(any(row != NO_ROW for row in dst_rows.values())),
             "fields": fields,
             "macs": macs,
+            "mac_steps": mac_steps,
             "directions": directions,
             "groups": groups,
         }
+        assert found.keys() == set(LOOKUP_MEMBERS)
+        return found
+
+    def _check_numbers(self) -> None:
+        """Raises CapacityError where an entry of a row has no room for a number."""
+        others = max(*map(len, self.others), len(self.set_conditions))
+        for count, most, what in (
+            (
+                len(self.predicates),
+                RowFlag.ROW_PREDICATE_MASK + 1,
+                "distinct combinations of conditions besides addresses",
+            ),
+            (others, int(RowFlag.ROW_OTHER_MASK), "distinct conditions on wide addresses"),
+        ):
+            if count > most:
+                raise CapacityError(
+                    f"the rules have {count:,} {what}, more than {most:,}", hint="put ports or addresses into sets"
+                )
+
+    def _set_condition(self, atom: int, direction: Direction) -> int | None:
+        condition = self._condition(atom, direction)
+        return None if condition is None else self.set_conditions.get(condition)
+
+    def wanted_sets(self) -> SetConditions:
+        """What the tables of sets with files are made for."""
+        conditions = [condition.sets for condition in self.set_conditions]
+        columns = tuple(
+            tuple(None if i is None else self._set_condition(i, direction) for i in self.vector)
+            for direction in Direction
+        )
+        return SetConditions(
+            tuple(each for each in conditions if each is not None),
+            tuple(
+                any(_names_sets(self._condition(i, direction)) for i in range(len(self.atoms)))
+                for direction in Direction
+            ),
+            tuple(condition.none for condition in self.set_conditions),
+            columns,
+            self.vector_words,
+            self.summary_words,
+        )
+
+
+def _names_sets(condition: AddressCondition | None) -> bool:
+    return condition is not None and condition.sets is not None
+
+
+def is_plain(rule: ir.Rule) -> bool:
+    """True if there is nothing to the rule but its verdict."""
+    return rule.action.kind in _PLAIN and not rule.log_sample
+
+
+def _key(policy: ir.Policy, number: int, knock_rules: int) -> int:
+    """The key of a rule, as enum xdpfw_key has it."""
+    rule = policy.rules[number]
+    is_own = number >= knock_rules and is_plain(rule)
+    return number << Key.SHIFT | (_PLAIN[rule.action.kind] if is_own else Key.LOOK_UP)
 
 
 def _shared(row: Row, builder: _Builder) -> AddressCondition | None:
     """The narrow condition that most of a row's rules share; None for the row ANYWHERE, which share the lack of one."""
     tally: dict[AddressCondition, int] = {}
-    for rule in {entry.rule for entry in row}:
+    for rule in {entry.key >> Key.SHIFT for entry in row}:
         for atom in builder.atoms_of_rule[rule]:
             for direction, condition in ((Direction.SRC, atom.src), (Direction.DST, atom.dst)):
                 if condition is not None and builder.grouping.directions[direction].is_narrow(condition):
@@ -303,21 +425,26 @@ def _shared(row: Row, builder: _Builder) -> AddressCondition | None:
     return max(tally, key=lambda condition: tally[condition]) if tally else None
 
 
-def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
-    """Where the tables are, and the tables.
+def build_lookup(policy: ir.Policy, knock_rules: int = 0) -> tuple[Lookup, bytes, SetConditions]:
+    """Where the tables are, the tables, and what is left to the tables of sets with files.
+
+    ``knock_rules``: so many of the first rules are those of knocks.
 
     Raises CapacityError where the policy does not fit into the structure.
     """
     policy_atoms = atoms(policy)
+    keys = [_key(policy, number, knock_rules) for number in range(len(policy.rules))]
+    if len(keys) > Key.NONE >> Key.SHIFT:
+        raise CapacityError(f"{len(keys):,} rules are more than {Key.NONE >> Key.SHIFT:,}")
     forced: set[AddressCondition | None] = set()
     for attempt in range(_MAX_ATTEMPTS + 1):
-        builder = _Builder(policy_atoms, group_atoms(policy_atoms, forced))
+        builder = _Builder(policy_atoms, keys, group_atoms(policy_atoms, forced))
         try:
             lookup = builder.build()
         except RowTooLongError as error:
             if attempt == _MAX_ATTEMPTS:
                 row = error.rows[0]
-                rule = policy.rules[row[-1].rule]
+                rule = policy.rules[row[-1].key >> Key.SHIFT]
                 raise CapacityError(
                     f'rule "{rule.name}" is one of {len(row):,} that differ in one address only',
                     rule.position,
@@ -331,5 +458,5 @@ def build_lookup(policy: ir.Policy) -> tuple[Lookup, bytes]:
                 f"the tables need {builder.tables.size_bytes >> 20:,} MiB, more than {Limit.MAX_TABLE_BYTES >> 20:,}",
                 hint="use fewer distinct port ranges, or rules with fewer overlapping networks",
             )
-        return lookup, builder.tables.tobytes()
+        return lookup, builder.tables.tobytes(), builder.wanted_sets()
     raise AssertionError("the last attempt returns or raises")

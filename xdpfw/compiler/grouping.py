@@ -41,17 +41,20 @@ class AtomGroup(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DirectionConditions:
-    """The distinct conditions on one direction's addresses, and how they cut up the address space."""
+    """The distinct conditions on one direction's addresses, and how they cut up the address space.
+
+    Those that name sets with a file are not among them: they are neither narrow nor known.
+    """
 
     numbers: dict[AddressCondition, int]
     wide: frozenset[int]
     space: AddressSpace
 
     def number(self, condition: AddressCondition | None) -> int | None:
-        return None if condition is None else self.numbers[condition]
+        return None if condition is None or condition.sets else self.numbers[condition]
 
     def is_narrow(self, condition: AddressCondition | None) -> bool:
-        return condition is not None and self.numbers[condition] not in self.wide
+        return condition is not None and not condition.sets and self.numbers[condition] not in self.wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,9 @@ def conditions_of(atoms: Sequence[Atom]) -> tuple[dict[AddressCondition, int], d
     src: dict[AddressCondition, int] = {}
     dst: dict[AddressCondition, int] = {}
     for atom in atoms:
-        if atom.src is not None:
+        if atom.src is not None and not atom.src.sets:
             src.setdefault(atom.src, len(src))
-        if atom.dst is not None:
+        if atom.dst is not None and not atom.dst.sets:
             dst.setdefault(atom.dst, len(dst))
     return src, dst
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xdpfw.compiler import ir
-from xdpfw.compiler.classifier import build_lookup
+from xdpfw.compiler.classifier import LOOKUP_MEMBERS, build_lookup, is_plain
 from xdpfw.compiler.knocks import KnockTables, compile_knocks, with_rules
+from xdpfw.compiler.rulestables import RulesTables
+from xdpfw.compiler.settables import SetConditions, build_set_tables
+from xdpfw.compiler.tables import bounds
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import ActionFlag, ActionKind, Verdict
 
@@ -27,17 +31,19 @@ _ACTIONS = {
 @dataclass(frozen=True)
 class MapImage:
     """``config``: struct xdpfw_config, but for what a loader decides (trace, interface_factor, generation,
-    hash_secret), which is 0; ``tables``: blocks of 64 bytes; ``actions``: struct xdpfw_action, one a rule, those of
-    knocks first; ``targets``: the interface behind each slot of the devmap.
+    hash_secret), which is 0; ``tables`` and ``set_tables``: blocks of 64 bytes; ``actions``: struct xdpfw_action, one
+    a rule, those of knocks first; ``targets``: the interface behind each slot of the devmap.
     """
 
     config: bytes
     tables: bytes
+    set_tables: bytes
     actions: bytes
     rule_count: int  # of the policy; knocks have more
     targets: tuple[str, ...]
     knocks: KnockTables
     has_state: bool  # it uses the maps that outlive a generation
+    wanted_sets: SetConditions  # what set_tables are made from
 
     @functools.cached_property
     def digest(self) -> str:
@@ -46,6 +52,7 @@ class MapImage:
         parts = (
             self.config,
             self.tables,
+            self.set_tables,
             self.actions,
             "\0".join(self.targets).encode(),
             *(knocks.knocks, knocks.sequences, knocks.tokens, knocks.guards),
@@ -61,6 +68,8 @@ def _action(rule: ir.Rule, targets: tuple[str, ...]) -> abi.Value:
         flags |= ActionFlag.ACTION_SET_SRC_MAC
     if action.dst_mac is not None:
         flags |= ActionFlag.ACTION_SET_DST_MAC
+    if is_plain(rule):
+        flags |= ActionFlag.ACTION_PLAIN
     return {
         "kind": _ACTIONS[action.kind],
         "flags": flags,
@@ -71,22 +80,30 @@ def _action(rule: ir.Rule, targets: tuple[str, ...]) -> abi.Value:
     }
 
 
-def compile_policy(policy: ir.Policy) -> MapImage:
-    """Raises CapacityError where the policy does not fit into the data plane's limits."""
+def compile_policy(policy: ir.Policy, earlier: RulesTables | None = None) -> MapImage:
+    """``earlier``: what the same rules were compiled to before, when sets with files may have held something else.
+
+    Raises CapacityError where the policy does not fit into the data plane's limits.
+    """
     knocks = compile_knocks(policy)
-    lookup, tables = build_lookup(with_rules(policy, knocks))
+    if earlier is None:
+        lookup, tables, wanted_sets = build_lookup(with_rules(policy, knocks), len(knocks.rules))
+        earlier = RulesTables(abi.pack("config", lookup), tables, wanted_sets)
+    sets, set_directions, set_tables = build_set_tables(earlier.wanted_sets)
     targets = tuple(dict.fromkeys(r.action.interface for r in policy.rules if r.action.interface is not None))
     allow = policy.allow
     logs = any(rule.log_sample for rule in policy.rules)
-    config = abi.pack(
-        "config",
+    config = _with_lookup(
+        earlier.config,
+        sets,
+        set_directions,
         {
-            **lookup,
             **knocks.config,
             "default_verdict": _VERDICTS[policy.default],
             "invalid_verdict": _VERDICTS[policy.invalid],
             "allow": {"arp": allow.arp, "ndp": allow.ndp, "dhcp": allow.dhcp, "icmp_errors": allow.icmp_errors},
-            "table_bytes": len(tables),
+            "table_bytes": len(earlier.tables),
+            "bounds": bounds(len(earlier.tables)),
             "interface_count": len(policy.interfaces),
             "rule_count": len(policy.rules),
             "logs": logs,
@@ -96,4 +113,26 @@ def compile_policy(policy: ir.Policy) -> MapImage:
     own = (_action(rule, targets) for rule in policy.rules)
     actions = abi.pack_array("action", (*knocks.actions, *own))
     has_state = logs or bool(policy.knocks)
-    return MapImage(config, tables, actions, len(policy.rules), targets, knocks, has_state)
+    return MapImage(
+        config,
+        earlier.tables,
+        set_tables,
+        actions,
+        len(policy.rules),
+        targets,
+        knocks,
+        has_state,
+        earlier.wanted_sets,
+    )
+
+
+def _with_lookup(lookup: bytes, sets: abi.Value, directions: Sequence[Mapping[str, int]], rest: abi.Value) -> bytes:
+    """A struct xdpfw_config: of ``lookup`` where the tables are, all else from the other arguments."""
+    config = abi.unpack("config", abi.pack("config", rest))
+    found = abi.unpack("config", lookup)
+    for member in LOOKUP_MEMBERS:
+        setattr(config, member, getattr(found, member))
+    config.sets = sets
+    for direction, more in zip(config.directions, directions, strict=True):
+        direction.sets_used, direction.sets_wide = more.get("sets_used", 0), more.get("sets_wide", 0)
+    return abi.to_bytes(config)

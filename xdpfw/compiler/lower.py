@@ -35,7 +35,7 @@ _GRANTS_END: Final = (
     "set for in a knock to as long as its connections last"
 )
 
-SETS_STAY_WHOLE: Final = False
+SETS_STAY_WHOLE: Final = True
 """Whether conditions of rules name the sets that have files, or have the addresses of these among their own."""
 
 

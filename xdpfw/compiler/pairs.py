@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from xdpfw.compiler.rows import Head
 from xdpfw.kernel.abi import Layout
 
 _SLOTS: Final = int(Layout.BLOCK_ENTRIES)
@@ -50,7 +51,7 @@ def _fill(keys: Mapping[Key, tuple[int, int]], bucket_count: int) -> list[list[K
     return buckets
 
 
-def build_pairs(rows: Mapping[Key, int]) -> tuple[npt.NDArray[np.uint32], int]:
+def build_pairs(rows: Mapping[Key, Head]) -> tuple[npt.NDArray[np.uint32], int]:
     """The table, shape (buckets * 4, 4) of struct xdpfw_pair, and the number of buckets - 1."""
     keys = {key: ((h := pair_hash(*key)) & 0xFFFFFFFF, h >> 32) for key in sorted(rows)}
     bucket_count = 1
@@ -61,5 +62,5 @@ def build_pairs(rows: Mapping[Key, int]) -> tuple[npt.NDArray[np.uint32], int]:
     table = np.zeros((bucket_count, _SLOTS, 4), dtype=np.uint32)
     for number, bucket in enumerate(buckets):
         for slot, key in enumerate(bucket):
-            table[number, slot, :3] = (*key, rows[key])
+            table[number, slot] = (*key, *rows[key])
     return table.reshape(-1, 4), bucket_count - 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Rows: the rules that the same addresses leave over, in order of precedence, and how the kernel searches them.
 
-A short row is a list of entries. A long one, such as a host's hundred ports, is a dispatch table: the combined
-class of the small fields says which (short) row is left of it.
+A row of one rule, as most are, stands where it is looked up. A short one is a list of entries. A long one, such as a
+host's hundred ports, is a dispatch table: the combined class of the small fields says which (short) row is left of it.
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ import numpy as np
 from xdpfw.compiler.atoms import Predicate
 from xdpfw.compiler.fields import Group, implies
 from xdpfw.compiler.tables import Tables
-from xdpfw.kernel.abi import Layout, Limit, RowReference
+from xdpfw.kernel.abi import Key, Limit, RowFlag
 
 LONGEST_LIST: Final = 16
 """Entries of a row that stays a list; each costs a look at one bit."""
 
 
 class Entry(NamedTuple):
-    """Rule number, predicate number, and 1 + the wide condition on the other direction's address (0: none)."""
+    """Key of a rule, number of a predicate, and the condition on the other direction's address, as struct xdpfw_row."""
 
-    rule: int
+    key: int
     predicate: int
     other: int
 
 
 Row = tuple[Entry, ...]
+Head = tuple[int, int]
+"""A ``struct xdpfw_row``: one entry, or where more are."""
+
+NO_ROW: Final[Head] = (int(Key.NONE), 0)
 
 
 class RowTooLongError(Exception):
@@ -46,23 +50,28 @@ class RowTable:
     def __init__(self, predicates: Sequence[Predicate], groups: Sequence[Group]) -> None:
         self._predicates = predicates
         self._groups = groups
-        self._entries: list[tuple[int, int, int, int]] = []
-        self._dispatch: list[int] = []
-        self._reference: dict[Row, int] = {}
-        self._list_reference: dict[Row, int] = {}
-        self._dispatch_base: dict[tuple[int, ...], int] = {}
+        self._entries: list[Head] = []
+        self._dispatch: list[Head] = []
+        self._head: dict[Row, Head] = {}
+        self._list_head: dict[Row, Head] = {}
+        self._dispatch_base: dict[tuple[Head, ...], int] = {}
         self._too_long: list[Row] = []
         self._implies: dict[tuple[int, int], bool] = {}
 
-    def reference(self, entries: Sequence[Entry]) -> int:
-        """The row reference (enum xdpfw_row_reference) of entries in order of rules; see check_lengths()."""
+    def head(self, entries: Sequence[Entry]) -> Head:
+        """The row of entries in order of rules, as the tables have it; see check_lengths()."""
         row = tuple(entries)
-        known = self._reference.get(row)
+        known = self._head.get(row)
         if known is None:
             pruned = self._prune(row)
             known = self._list(pruned) if len(pruned) <= LONGEST_LIST else self._dispatched(pruned)
-            self._reference[row] = known
+            self._head[row] = known
         return known
+
+    def head_for_all(self, entries: Sequence[Entry]) -> Head:
+        """The same of the one row that every packet looks at: as a list, it would have to be short."""
+        row = self._prune(tuple(entries))
+        return self._list(row) if len(row) <= 1 else self._dispatched(row)
 
     def _covers(self, a: Entry, b: Entry) -> bool:
         """True if ``b``, which comes after ``a``, can never be the first to match."""
@@ -86,17 +95,21 @@ class RowTable:
                 kept.append(entry)
         return tuple(kept)
 
-    def _list(self, row: Row) -> int:
-        """The reference of a row as a list; never that of a dispatch table, which the kernel resolves only once."""
+    def _list(self, row: Row) -> Head:
+        """A row as an entry or a list; never a dispatch table, which the kernel resolves only once."""
         if not row:
-            return 0
+            return NO_ROW
+        if len(row) == 1:
+            return _packed(row[0])
         if len(row) > Limit.MAX_ROW_ENTRIES:
             self._too_long.append(row)
-            return 0
-        if row not in self._list_reference:
-            self._list_reference[row] = len(self._entries) + 1
-            self._entries += [(*entry, int(i == len(row) - 1)) for i, entry in enumerate(row)]
-        return self._list_reference[row]
+            return NO_ROW
+        if row not in self._list_head:
+            self._list_head[row] = RowFlag.ROW_LIST | row[0].key, len(self._entries)
+            self._entries += map(_packed, row)
+            key, condition = self._entries[-1]
+            self._entries[-1] = key | RowFlag.ROW_LAST, condition
+        return self._list_head[row]
 
     def _left(self, entries_of: dict[int, list[Entry]], possible: int) -> Row:
         """What is left of a row, given by predicate, where only these predicates may still hold."""
@@ -112,7 +125,7 @@ class RowTable:
             del entries[end:]
         return tuple(entries)
 
-    def _dispatched(self, row: Row) -> int:
+    def _dispatched(self, row: Row) -> Head:
         entries_of: dict[int, list[Entry]] = {}
         for entry in row:
             entries_of.setdefault(entry.predicate, []).append(entry)
@@ -132,11 +145,11 @@ class RowTable:
         assert best is not None
         longest, number, rows = best
         laid = {rest: self._list(self._prune(rest)) for rest in dict.fromkeys(rows)}
-        references = tuple(laid[rest] for rest in rows)
-        base = self._dispatch_base.setdefault(references, len(self._dispatch))
+        heads = tuple(laid[rest] for rest in rows)
+        base = self._dispatch_base.setdefault(heads, len(self._dispatch))
         if base == len(self._dispatch):
-            self._dispatch += references
-        return RowReference.ROW_DISPATCH | number << RowReference.ROW_GROUP_SHIFT | base
+            self._dispatch += heads
+        return RowFlag.ROW_DISPATCH | row[0].key, number << RowFlag.ROW_GROUP_SHIFT | base
 
     def check_lengths(self) -> None:
         """Raises RowTooLongError with all rows so far that no reference can be made for."""
@@ -144,7 +157,14 @@ class RowTable:
             raise RowTooLongError(self._too_long)
 
     def lay(self, tables: Tables) -> tuple[int, int]:
-        """Lays the entries and the dispatch tables; returns their bases."""
-        entries = np.array(self._entries or [(0, 0, 0, 1)], dtype=np.uint32)
-        dispatch = np.array(self._dispatch or [0], dtype=np.uint32)
-        return tables.add(entries, Layout.BLOCK_BYTES // Layout.BLOCK_ENTRIES), tables.add(dispatch)
+        """Lays the entries and the dispatch tables; returns their bases, in struct xdpfw_row."""
+        bases = (
+            tables.add(np.array(rows or [NO_ROW], dtype=np.uint32), np.dtype(np.uint32).itemsize * len(NO_ROW))
+            for rows in (self._entries, self._dispatch)
+        )
+        entries, dispatch = bases
+        return entries, dispatch
+
+
+def _packed(entry: Entry) -> Head:
+    return entry.key, entry.predicate | entry.other << RowFlag.ROW_OTHER_SHIFT

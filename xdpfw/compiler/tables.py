@@ -6,7 +6,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from xdpfw.kernel.abi import Layout
+from xdpfw.kernel.abi import Layout, Value
+
+
+def bounds(size_bytes: int) -> Value:
+    """``struct xdpfw_bounds`` of a map value of so many bytes, a whole number of blocks."""
+    return {
+        "u16s": size_bytes // 2,
+        "u32s": size_bytes // 4,
+        "u64s": size_bytes // 8,
+        "entries": size_bytes // (Layout.BLOCK_BYTES // Layout.BLOCK_ENTRIES),
+        "blocks": size_bytes // Layout.BLOCK_BYTES,
+    }
 
 
 class Tables:

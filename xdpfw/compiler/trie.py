@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Intervals of addresses -> a multi-bit trie: a root table of 65,536 entries, then nodes of 16 or 256.
+"""Intervals of addresses -> the trie of enum xdpfw_trie: a root table of 65,536 entries, then nodes.
 
-An entry is a leaf number with Trie.LEAF set, or the number of the node's first block in the map ``tables``. Built
-level by level: an entry is a leaf where a single interval covers all of its addresses.
+Where few boundaries are left below a prefix, a search node holds them all, in one cache line; where many are, a node
+of 16 or 256 entries divides them. What is finer than the 32 bits that a search node looks at has a node of its own
+behind it. So the memory is that of the boundaries, whatever the lengths of prefixes, and few lines are read.
+
+Built level by level, all nodes of a level at once.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,85 +21,252 @@ from xdpfw.compiler.tables import Tables
 from xdpfw.kernel.abi import Layout, Trie
 
 _BLOCK_ENTRIES: Final = Layout.BLOCK_BYTES // 4
+_HALF_BITS: Final = 64
 _ADDRESS_BITS: Final = 128
+_WINDOW_BITS: Final = 32
+_NARROW_STRIDE: Final = 4
+_WIDE_STRIDE: Final = 8
+_CELL_BITS: Final = _WINDOW_BITS + 1
+"""Of an owner and a cell in one number; one more, as a cell may end beyond the last."""
+
+MIN_WIDE_BOUNDARIES: Final = 12
+MAX_WIDE_NODES: Final = 1000
+ALWAYS_WIDE_BOUNDARIES: Final = 48
+"""A node of 256 entries takes 16 lines, and halves the way. It is worth them where so many boundaries are left; in a
+large trie more of them, so that such nodes do not push the rest out of the cache."""
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
-Addresses = tuple[U64, U64]
-"""128-bit numbers as their high and low halves. IPv4 addresses stand in the top 32 bits."""
+I64 = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
-WIDE_STRIDE: Final = 8
-"""Half the steps of the other stride, and up to 16 times the memory."""
+class Addresses(NamedTuple):
+    """128-bit numbers as their halves. IPv4 addresses stand in the top 32 bits."""
 
-MAX_WIDE_STRIDE_BYTES: Final = 1 << 20
-"""A trie that would be larger gets the small stride: it would fall out of the cache that makes the large one fast."""
+    high: U64
+    low: U64
+
+
+def addresses_of(numbers: list[int], bits: int) -> Addresses:
+    """``numbers``: host-order addresses of so many bits, 32 or 128."""
+    data = b"".join((number << _ADDRESS_BITS - bits).to_bytes(16, "big") for number in numbers)
+    halves = np.frombuffer(data, dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    return Addresses(halves[:, 0], halves[:, 1])
 
 
 @dataclass(frozen=True, slots=True)
-class TrieTable:
-    """``root``: base of the root table in u32; ``stride_bits``: how many bits of the address a node resolves."""
+class _Places:
+    """Prefixes of equal length that several intervals lie in, ``first`` to ``last``.
 
-    root: int
-    stride_bits: int
+    ``start``: the half (high or low 64 bits) that the prefix ends in, of its first address. ``entry``: the index among
+    all entries of the one that leads there.
+    """
 
+    start: U64
+    first: I64
+    last: I64
+    entry: I64
 
-def _split(numbers: list[int]) -> Addresses:
-    data = b"".join(number.to_bytes(16, "big") for number in numbers)
-    halves = np.frombuffer(data, dtype=">u8").reshape(-1, 2).astype(np.uint64)
-    return halves[:, 0], halves[:, 1]
+    def only(self, chosen: Bools) -> _Places:
+        return _Places(self.start[chosen], self.first[chosen], self.last[chosen], self.entry[chosen])
 
-
-def _keys(addresses: Addresses) -> npt.NDArray[np.bytes_]:
-    """A form that NumPy can search: 16 bytes, highest first. That it ignores trailing zeros keeps the order."""
-    return np.stack(addresses, axis=-1).astype(">u8").view("S16").ravel()
-
-
-def _children(nodes: Addresses, bit: int, stride: int) -> tuple[Addresses, Addresses]:
-    """First and last address of each node's children; ``bit`` bits of the node are fixed already."""
-    fanout = 1 << stride
-    shift = _ADDRESS_BITS - bit - stride
-    high = np.repeat(nodes[0], fanout)
-    low = np.repeat(nodes[1], fanout)
-    digits = np.tile(np.arange(fanout, dtype=np.uint64), len(nodes[0]))
-    if shift >= 64:
-        high = high | digits << np.uint64(shift - 64)
-        last_high = high | np.uint64((1 << shift - 64) - 1)
-        return (high, low), (last_high, np.full_like(low, 0xFFFFFFFFFFFFFFFF))
-    low = low | digits << np.uint64(shift)
-    return (high, low), (high, low | np.uint64((1 << shift) - 1))
+    def __len__(self) -> int:
+        return len(self.first)
 
 
-def _build(first_block: int, bounds: npt.NDArray[np.bytes_], leaf_of: U32, stride: int) -> U32:
-    """All entries, level by level: the root's, then those of the nodes in order of their numbers."""
-    zero = np.zeros(1, dtype=np.uint64)
-    nodes, last = _children((zero, zero), 0, Layout.ROOT_BITS)
-    bit = int(Layout.ROOT_BITS)
-    next_block = first_block + len(nodes[0]) // _BLOCK_ENTRIES
-    levels: list[U32] = []
-    while True:
-        first_interval = np.searchsorted(bounds, _keys(nodes), side="right") - 1
-        last_interval = np.searchsorted(bounds, _keys(last), side="right") - 1
-        entries = leaf_of[first_interval] | np.uint32(Trie.LEAF)
-        split = np.flatnonzero(first_interval != last_interval)
-        blocks = (1 << stride) // _BLOCK_ENTRIES
-        entries[split] = next_block + blocks * np.arange(len(split), dtype=np.uint32)
-        levels.append(entries)
-        if not len(split):
-            return np.concatenate(levels).astype(np.uint32)
-        next_block += blocks * len(split)
-        nodes, last = _children((nodes[0][split], nodes[1][split]), bit, stride)
-        bit += stride
+def _joined(places: list[_Places]) -> _Places:
+    columns = zip(*((each.start, each.first, each.last, each.entry) for each in places), strict=True)
+    return _Places(*(np.concatenate(column) for column in columns))
 
 
-def add_trie(tables: Tables, bits: int, starts: list[int], leaves: U32) -> TrieTable:
-    """Lays the trie of intervals that begin at ``starts`` (ascending, the first 0) and have these leaf numbers.
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Boundaries within places, in order. A place is divided into cells, by ``bits`` of a half behind ``shift`` others.
 
-    ``bits`` is the length of an address in ``starts``: 32 or 128.
+    ``owner`` and ``cell``: in which place and cell each lies; ``is_exact``: just where the cell begins. ``offset``: of
+    each place's first boundary.
+    """
+
+    bits: int
+    shift: int
+    owner: I64
+    cell: I64
+    is_exact: Bools
+    offset: I64
+
+    @property
+    def keys(self) -> I64:
+        return self.owner << _CELL_BITS | self.cell
+
+    def start_of(self, places: _Places, owner: I64, cell: I64) -> U64:
+        """The half of the first address of cells."""
+        mask = np.uint64(((1 << self.bits) - 1) << self.shift & (1 << _HALF_BITS) - 1)
+        return places.start[owner] & ~mask | cell.astype(np.uint64) << np.uint64(self.shift)
+
+    def first_of(self, places: _Places) -> I64:
+        """The cells that the places themselves begin with."""
+        return (places.start >> np.uint64(self.shift) & np.uint64((1 << self.bits) - 1)).astype(np.int64)
+
+
+class _Builder:
+    """``bounds``: where the intervals begin, the first at 0; ``leaf_of``: the leaf number of each."""
+
+    def __init__(self, first_block: int, bounds: Addresses, leaf_of: U32) -> None:
+        self.first_block = first_block
+        self.bounds = bounds
+        self.leaf_of = leaf_of.astype(np.int64)
+        crowded = min(len(leaf_of) // MAX_WIDE_NODES, ALWAYS_WIDE_BOUNDARIES)
+        self.min_wide_boundaries = max(MIN_WIDE_BOUNDARIES, crowded)
+        self.block_count = 0
+        self.written: list[tuple[I64, I64]] = []  # indexes among all entries, and values
+        self.waiting: dict[int, list[_Places]] = defaultdict(list)  # by their prefixes' length
+
+    def build(self) -> U32:
+        """All blocks, the root's first, shape (blocks, 16)."""
+        self.block_count = (1 << Layout.ROOT_BITS) // _BLOCK_ENTRIES
+        none = np.zeros(1, dtype=np.int64)
+        everything = _Places(none.astype(np.uint64), none, none + len(self.leaf_of) - 1, none)
+        self._lead_to_cells(everything, 0, self._cells(everything, 0, int(Layout.ROOT_BITS)), none)
+        for length in range(Layout.ROOT_BITS, _ADDRESS_BITS, _NARROW_STRIDE):
+            if self.waiting[length]:
+                self._divide(_joined(self.waiting.pop(length)), length)
+        found = np.zeros(self.block_count * _BLOCK_ENTRIES, dtype=np.uint32)
+        for index, value in self.written:
+            found[index] = value
+        return found.reshape(-1, _BLOCK_ENTRIES)
+
+    def _divide(self, places: _Places, length: int) -> None:
+        rest = places.only(~self._add_searches(places, length))
+        if not len(rest):
+            return
+        wide = rest.last - rest.first >= self.min_wide_boundaries
+        if length % _HALF_BITS + _WIDE_STRIDE > _HALF_BITS:  # no node goes across the halves
+            wide[:] = False
+        for stride, kind, chosen in (
+            (_WIDE_STRIDE, Trie.NODE_256, wide),
+            (_NARROW_STRIDE, Trie.NODE_16, ~wide),
+        ):
+            if chosen.any():
+                self._add_nodes(rest.only(chosen), length, stride, kind)
+
+    def _cells(self, places: _Places, length: int, bits: int) -> _Cells:
+        """Cells of so many bits, or of those that are left of the half and, to make them up, some before."""
+        shift = max(_HALF_BITS - length % _HALF_BITS - bits, 0)
+        counts = places.last - places.first
+        ends = np.cumsum(counts)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        bound = np.arange(ends[-1]) + np.repeat(places.first + 1 - (ends - counts), counts)
+        is_low = length >= _HALF_BITS
+        half = self.bounds.low[bound] if is_low else self.bounds.high[bound]
+        is_exact = half & np.uint64((1 << shift) - 1) == 0
+        if not is_low:
+            is_exact &= self.bounds.low[bound] == 0
+        cell = half >> np.uint64(shift) & np.uint64((1 << bits) - 1)
+        return _Cells(bits, shift, owner, cell.astype(np.int64), is_exact, ends - counts)
+
+    def _new_blocks(self, count: int, blocks_each: int) -> I64:
+        """Numbers among all blocks of the first block of new nodes."""
+        found = self.block_count + np.arange(count) * blocks_each
+        self.block_count += count * blocks_each
+        return found
+
+    def _point(self, places: _Places, length: int, kind: Trie, shift: int, blocks: I64) -> None:
+        """Let the entries of places lead to their nodes."""
+        entry = places.entry
+        if length == _HALF_BITS:
+            switch = self._new_blocks(len(places), 1)
+            self.written.append((entry, Trie.LOW << Trie.KIND_SHIFT | self.first_block + switch))
+            entry = switch * _BLOCK_ENTRIES
+        code = kind << Trie.KIND_SHIFT | shift << Trie.SHIFT_SHIFT
+        self.written.append((entry, code | self.first_block + blocks))
+
+    def _add_nodes(self, places: _Places, length: int, stride: int, kind: Trie) -> None:
+        cells = self._cells(places, length, stride)
+        blocks = self._new_blocks(len(places), (1 << stride) // _BLOCK_ENTRIES)
+        self._point(places, length, kind, cells.shift, blocks)
+        self._lead_to_cells(places, length, cells, blocks * _BLOCK_ENTRIES)
+
+    def _lead_to_cells(self, places: _Places, length: int, cells: _Cells, first_entry: I64) -> None:
+        """An entry for each cell of each place."""
+        size = 1 << cells.bits
+        owner = np.repeat(np.arange(len(places)), size)
+        cell = np.tile(np.arange(size), len(places))
+        self._lead(places, cells, owner, cell, first_entry[owner] + cell, length + cells.bits)
+
+    def _add_searches(self, places: _Places, length: int) -> Bools:
+        """Search nodes for the places that few enough boundaries are in: which those are."""
+        cells = self._cells(places, length, _WINDOW_BITS)
+        # What does not begin just with a cell gets that cell for itself.
+        inner = ~cells.is_exact
+        owner = np.concatenate((cells.owner, cells.owner[inner]))
+        cell = np.concatenate((cells.cell, cells.cell[inner] + 1))
+        first = cells.first_of(places)
+        left = _HALF_BITS - length % _HALF_BITS
+        last = first + (1 << min(left, _WINDOW_BITS)) - 1
+        boundaries = np.unique((owner << _CELL_BITS | cell)[(cell > first[owner]) & (cell <= last[owner])])
+        counts = np.bincount(boundaries >> _CELL_BITS, minlength=len(places))
+        searched: Bools = counts <= Trie.BOUNDARIES
+        if not searched.any():
+            return searched
+
+        blocks = np.zeros(len(places), dtype=np.int64)
+        blocks[searched] = self._new_blocks(int(searched.sum()), 1)
+        few = searched & (counts <= Trie.FEW_BOUNDARIES)
+        capacity = np.where(few, int(Trie.FEW_BOUNDARIES), int(Trie.BOUNDARIES))
+        for kind, chosen in ((Trie.SEARCH_3, few), (Trie.SEARCH, searched & ~few)):
+            self._point(places.only(chosen), length, kind, cells.shift, blocks[chosen])
+        searching = np.flatnonzero(searched)
+        boundaries = boundaries[searched[boundaries >> _CELL_BITS]]
+        parts = np.sort(np.concatenate((searching << _CELL_BITS | first[searching], boundaries)))
+        owner, cell = parts >> _CELL_BITS, parts & (1 << _CELL_BITS) - 1
+        rank = np.arange(len(parts)) - np.searchsorted(owner, owner)
+        base = blocks * _BLOCK_ENTRIES
+        entry = base[owner] + capacity[owner] + rank
+        behind = rank > 0
+        self.written.append(((base[owner] + rank - 1)[behind], cell[behind] - 1))
+        slots = np.arange(Trie.BOUNDARIES)
+        node, slot = np.nonzero((slots >= counts[searching, None]) & (slots < capacity[searching, None]))
+        self.written.append((base[searching][node] + slot, np.full(len(node), (1 << _WINDOW_BITS) - 1)))
+        self._lead(places, cells, owner, cell, entry, length // _HALF_BITS * _HALF_BITS + _HALF_BITS - cells.shift)
+        return searched
+
+    def _lead(self, places: _Places, cells: _Cells, owner: I64, cell: I64, entry: I64, length: int) -> None:
+        """Entries of parts of places: each runs from a cell to the next one of the same place, or to its end.
+
+        All parts of a place that several intervals lie in are single cells, prefixes of ``length`` bits.
+        """
+        keys = cells.keys
+        before = np.searchsorted(keys, owner << _CELL_BITS | cell)
+        begins = np.zeros(len(owner), dtype=bool)
+        some = before < len(keys)
+        reached = before[some]
+        begins[some] = (keys[reached] == (owner << _CELL_BITS | cell)[some]) & cells.is_exact[reached]
+        counted = places.first[owner] + before - cells.offset[owner]
+        first = counted + begins
+        last = np.append(counted[1:], 0)
+        ends = np.append(owner[1:] != owner[:-1], True)
+        last[ends] = places.last[owner[ends]]
+        single = first == last
+        self.written.append((entry[single], self.leaf_of[first[single]]))
+        left = ~single
+        if left.any():
+            start = cells.start_of(places, owner[left], cell[left])
+            if length == _HALF_BITS:
+                start = np.zeros_like(start)  # of the low half
+            self.waiting[length].append(_Places(start, first[left], last[left], entry[left]))
+
+
+def build_trie(first_block: int, bounds: Addresses, leaves: U32) -> U32:
+    """The blocks of the trie of intervals that begin at ``bounds`` (ascending, the first 0): shape (blocks, 16).
+
+    ``leaves``: the leaf number of each interval. The blocks are to be numbers ``first_block`` and following; the root
+    is in the first.
     """
     changes = np.flatnonzero(np.diff(leaves, prepend=leaves[0] + np.uint32(1)))
-    bounds = _keys(_split([starts[i] << _ADDRESS_BITS - bits for i in changes]))
-    # A boundary splits at most one node a level.
-    levels = (bits - Layout.ROOT_BITS) // WIDE_STRIDE
-    stride = WIDE_STRIDE if len(bounds) * levels << WIDE_STRIDE + 2 <= MAX_WIDE_STRIDE_BYTES else Layout.MIN_STRIDE_BITS
-    return TrieTable(tables.add(_build(tables.blocks, bounds, leaves[changes], stride)), int(stride))
+    return _Builder(first_block, Addresses(bounds.high[changes], bounds.low[changes]), leaves[changes]).build()
+
+
+def add_trie(tables: Tables, bounds: Addresses, leaves: U32) -> int:
+    """Lays the trie that :func:`build_trie` makes; returns the base of its root, in u32."""
+    return tables.add(build_trie(tables.blocks, bounds, leaves))

@@ -98,7 +98,7 @@ struct bpf_object_open_opts {
     size_t :0;
 };
 
-struct bpf_object *bpf_object__open_file(const char *path, const struct bpf_object_open_opts *opts);
+struct bpf_object *bpf_object__open_mem(const void *object, size_t size, const struct bpf_object_open_opts *opts);
 int bpf_object__load(struct bpf_object *object);
 void bpf_object__close(struct bpf_object *object);
 struct bpf_program *bpf_object__find_program_by_name(const struct bpf_object *object, const char *name);

@@ -279,6 +279,7 @@ class _EmptyImage:
     """A policy without rules, which passes everything."""
 
     tables = bytes(abi.Layout.BLOCK_BYTES)
+    set_tables = b""
     config = abi.pack("config", {"default_verdict": abi.Verdict.PASS, "table_bytes": len(tables)})
     actions = b""
     rule_count = 0

@@ -84,6 +84,17 @@ class ArrayMap(Map):
         check(result, "read", f"{self._label}[{index}]")
         return bytes(ffi.buffer(value))
 
+    def read_all(self) -> bytearray:
+        """All elements, one behind the other."""
+        values = bytearray(self.max_entries * self.value_size)
+        keys = ffi.new("__u32[]", self.max_entries)
+        count = ffi.new("__u32 *", self.max_entries)
+        result = libbpf().bpf_map_lookup_batch(
+            self._fd, ffi.NULL, ffi.new("__u32 *"), keys, ffi.from_buffer(values), count, ffi.NULL
+        )
+        check(result, "read", self._label)
+        return values
+
     def write(self, index: int, value: bytes) -> None:
         """Sets one element; ``value`` is of ``value_size`` bytes."""
         if len(value) != self.value_size:

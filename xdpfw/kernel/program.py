@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 
 from xdpfw.errors import CapacityError, KernelError, VerifierError
 from xdpfw.kernel import abi
+from xdpfw.kernel.constants import with_constants
 from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, object_info, options, take_log
 from xdpfw.kernel.maps import ArrayMap, Counter, CounterMap, KnockCounter, KnockCounterMap, Map
 from xdpfw.kernel.state import STATE_MAPS, State, boot_ns, present_tai_offset_ns
@@ -98,6 +99,10 @@ class Image(Protocol):
         """The value of the map ``tables``: a whole number of blocks of ``Layout.BLOCK_BYTES``."""
 
     @property
+    def set_tables(self) -> bytes:
+        """The value of the map ``set_tables``, likewise; empty where no rule looks at sets with files."""
+
+    @property
     def actions(self) -> bytes:
         """Elements of ``struct xdpfw_action``: of the rules of knocks, then ``rule_count`` of the policy's."""
 
@@ -154,6 +159,7 @@ class Maps:
     """The maps of bpf/maps.h, by their names there; ``config`` is the program's read-only data."""
 
     tables: ArrayMap
+    set_tables: ArrayMap
     actions: ArrayMap
     interfaces: ArrayMap
     targets: ArrayMap
@@ -259,6 +265,7 @@ class Generation:
         config = abi.unpack("config", image.config)
         config.trace = trace
         config.stop_after = stop_after
+        config.derives_verdicts = len(interfaces) == 1 and not trace
         config.interface_factor = interface_factor([*interfaces, LOOPBACK] if trace else interfaces)
         config.generation = number
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
@@ -283,7 +290,8 @@ class Generation:
         if not image.has_state:
             sizes |= dict.fromkeys(STATE_MAPS, 1)
         reused = state.descriptors() if state and image.has_state else {}
-        generation = cls(*_load(abi.to_bytes(config), len(image.tables), sizes, reused))
+        value_sizes = {"tables": len(image.tables), "set_tables": len(image.set_tables) or abi.Layout.BLOCK_BYTES}
+        generation = cls(*_load(abi.to_bytes(config), value_sizes, sizes, reused))
         try:
             if not image.has_state:
                 generation._drop_state()
@@ -346,6 +354,10 @@ class Generation:
             "words of counting rules": FillLevel(config.count_words, int(limit.MAX_COUNT_WORDS)),
         }
 
+    def tables(self) -> tuple[bytes, bytes]:
+        """The constants, those of the loader among them, and the tables of the rules."""
+        return self.maps.config.read(0), self.maps.tables.read(0)
+
     @property
     def memory_bytes(self) -> int:
         """Kernel memory of program and maps, per-CPU copies included."""
@@ -364,7 +376,37 @@ class Generation:
         """A row for each of the policy's possible interfaces and, last, one for all others; by ``abi.Verdict``."""
         counters = self.maps.verdicts.read()
         width = abi.Verdict.COUNT
+        if self._config.derives_verdicts:
+            counters[:width] = map(_sum, counters, self._derived_verdicts())
         return [tuple(counters[start : start + width]) for start in range(0, len(counters), width)]
+
+    def _derived_verdicts(self) -> list[Counter]:
+        """Packets of the only interface whose verdicts follow from what decided, by ``abi.Verdict``."""
+        found = [Counter(0, 0)] * abi.Verdict.COUNT
+        reasons, rules = self.counters()
+        for reason in abi.Reason:
+            verdict = self._verdict_of(reason)
+            found[verdict] = _sum(found[verdict], reasons[reason])
+        size = abi.size_of("action")
+        actions = self.maps.actions.read_all()[self._config.knock_rules * size :]
+        kinds, flags = (actions[abi.offset_of("action", member) :: size] for member in ("kind", "flags"))
+        for kind, flag, counter in zip(
+            kinds, flags, rules, strict=False
+        ):  # a map has an element where there is no rule
+            if flag & abi.ActionFlag.ACTION_PLAIN:
+                verdict = abi.Verdict.PASS if kind == abi.ActionKind.ACTION_PASS else abi.Verdict.DROP
+                found[verdict] = _sum(found[verdict], counter)
+        return found
+
+    def _verdict_of(self, reason: abi.Reason) -> int:
+        """What becomes of packets that no rule decided."""
+        if reason is abi.Reason.DEFAULT:
+            return int(self._config.default_verdict)
+        group = abi.reason_name(reason).partition(".")[0]
+        if group == "invalid":
+            return int(self._config.invalid_verdict)
+        passes = group == "allow" or reason is abi.Reason.KNOCK_GRANTED
+        return abi.Verdict.PASS if passes else abi.Verdict.DROP
 
     def set_interface(self, ifindex: int, index: int | None) -> None:
         """Says that the interface ``ifindex`` is number ``index`` of the policy, or None: not named there."""
@@ -407,6 +449,7 @@ class Generation:
 
     def _fill(self, image: Image, interfaces: Sequence[int], targets: Sequence[int]) -> None:
         self.maps.tables.fill(image.tables)
+        self.maps.set_tables.fill(image.set_tables)
         self.maps.actions.fill(image.actions)
         for slot, target in enumerate(targets):
             self.maps.targets.write(slot, ffi.buffer(ffi.new("__u32 *", target))[:])
@@ -489,6 +532,10 @@ def _open_descriptor(path: Path) -> int:
     return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
 
 
+def _sum(one: Counter, other: Counter) -> Counter:
+    return Counter(one.packets + other.packets, one.bytes + other.bytes)
+
+
 def _random_secret() -> tuple[int, int]:
     return secrets.randbits(64), secrets.randbits(64)
 
@@ -499,7 +546,7 @@ def _count(data: bytes, struct: str) -> int:
 
 
 def _load(
-    config: bytes, table_bytes: int, sizes: dict[str, int], reused: Mapping[str, int]
+    config: bytes, value_sizes: Mapping[str, int], sizes: Mapping[str, int], reused: Mapping[str, int]
 ) -> tuple[Program, Maps, State]:
     """Opens the object file, sizes its maps, sets its constants and has the kernel verify it.
 
@@ -507,14 +554,18 @@ def _load(
     """
     library = libbpf()
     take_log()
+    name = ffi.new("char[]", PROGRAM.encode())
     with mmap.mmap(-1, LOG_BYTES) as log, ffi.from_buffer(log) as log_buffer:
         open_options = options(
-            "bpf_object_open_opts", kernel_log_buf=ffi.cast("char *", log_buffer), kernel_log_size=LOG_BYTES
+            "bpf_object_open_opts",
+            object_name=name,
+            kernel_log_buf=ffi.cast("char *", log_buffer),
+            kernel_log_size=LOG_BYTES,
         )
-        bpf_object = library.bpf_object__open_file(os.fsencode(OBJECT), open_options)
+        code = with_constants(_object_code(), config)
+        bpf_object = library.bpf_object__open_mem(ffi.from_buffer(code), len(code), open_options)
         if not bpf_object:
-            hint = "the BPF object is missing: make bpf builds it" if ffi.errno == errno.ENOENT else None
-            check(-ffi.errno, "open", str(OBJECT), hint=hint)
+            check(-ffi.errno, "open", str(OBJECT))
         try:
             for name, entries in sizes.items():
                 result = library.bpf_map__set_max_entries(_find_map(bpf_object, name), max(entries, 1))
@@ -522,8 +573,9 @@ def _load(
             for name, descriptor in reused.items():
                 result = library.bpf_map__reuse_fd(_find_map(bpf_object, name), descriptor)
                 check(result, "reuse", f"map {name}")
-            result = library.bpf_map__set_value_size(_find_map(bpf_object, "tables"), table_bytes)
-            check(result, "size", "map tables")
+            for name, value_bytes in value_sizes.items():
+                result = library.bpf_map__set_value_size(_find_map(bpf_object, name), value_bytes)
+                check(result, "size", f"map {name}")
             result = library.bpf_map__set_initial_value(_find_map(bpf_object, "config"), config, len(config))
             check(result, "set", f"constants of {OBJECT.name}")
             result = library.bpf_object__load(bpf_object)
@@ -534,6 +586,14 @@ def _load(
             return _take(bpf_object)
         finally:
             library.bpf_object__close(bpf_object)
+
+
+def _object_code() -> bytes:
+    try:
+        return OBJECT.read_bytes()
+    except OSError as error:
+        hint = "the BPF object is missing: make bpf builds it" if error.errno == errno.ENOENT else None
+        raise KernelError("open", str(OBJECT), error.errno or errno.EIO, hint=hint) from None
 
 
 def _take(bpf_object: Any) -> tuple[Program, Maps, State]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a generation was made from, pinned beside its maps, so that no command needs the policy file for it.
 
-Two blobs: ``meta``, small and quick to read, and ``source``, the text of all of the policy's files.
+Three blobs: ``meta``, small and quick to read; ``source``, the text of all of the policy's files; ``wanted_sets``,
+what the tables of sets with files are made from (xdpfw.compiler.rulestables).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 META: Final = "meta"
 SOURCE: Final = "source"
+WANTED_SETS: Final = "wanted_sets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ class Metadata:
 
     policy_file: str
     source_digest: str
+    rules_digest: str  # of all that rules are compiled from: the files of sets are not among it
     image_digest: str
     program_digest: str  # of the object file that the program came from
     applied_at: float
@@ -155,10 +158,10 @@ def _as_list(row: object) -> list[Any]:
     return [getattr(row, field.name) for field in dataclasses.fields(row)]
 
 
-def pin(directory: Path, metadata: Metadata, files: Mapping[str, str]) -> None:
-    """Pins both blobs beside a generation. ``files``: path as given -> text."""
+def pin(directory: Path, metadata: Metadata, files: Mapping[str, str], wanted_sets: bytes) -> None:
+    """Pins the blobs beside a generation. ``files``: path as given -> text."""
     source = zlib.compress(json.dumps(dict(files)).encode(), level=1)
-    for name, data in ((META, metadata.to_bytes()), (SOURCE, source)):
+    for name, data in ((META, metadata.to_bytes()), (SOURCE, source), (WANTED_SETS, wanted_sets)):
         with Blob.create(name, data) as blob:
             blob.pin(str(directory / name))
 
@@ -167,6 +170,12 @@ def read(directory: Path) -> Metadata:
     """The metadata of the generation pinned in ``directory``. Raises KernelError."""
     with Blob.open(str(directory / META)) as blob:
         return Metadata.from_bytes(blob.read())
+
+
+def read_wanted_sets(directory: Path) -> bytes:
+    """Raises KernelError."""
+    with Blob.open(str(directory / WANTED_SETS)) as blob:
+        return blob.read()
 
 
 def read_source(directory: Path) -> dict[str, str]:
