@@ -348,6 +348,7 @@ class Generation:
         config, limit = self._config, abi.Limit
         return {
             "table bytes": FillLevel(config.table_bytes, int(limit.MAX_TABLE_BYTES)),
+            "table bytes of sets": FillLevel(config.sets.bytes, int(limit.MAX_TABLE_BYTES)),
             "interfaces": FillLevel(config.interface_count, int(limit.MAX_INTERFACES)),
             "groups of fields": FillLevel(config.group_count, int(limit.MAX_GROUPS)),
             "words of wide rules": FillLevel(config.wide_words, int(limit.MAX_WIDE_WORDS)),
