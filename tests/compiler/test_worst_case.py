@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a packet may cost at most, in cache lines of tables: the bound of ARCHITECTURE.md, for policies made to break it."""
+"""What a packet may cost at most, in cache lines: ARCHITECTURE.md's bound, for policies made to break it."""
 
 from __future__ import annotations
 
