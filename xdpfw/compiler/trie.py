@@ -26,8 +26,6 @@ _ADDRESS_BITS: Final = 128
 _WINDOW_BITS: Final = 32
 _NARROW_STRIDE: Final = 4
 _WIDE_STRIDE: Final = 8
-_CELL_BITS: Final = _WINDOW_BITS + 1
-"""Of an owner and a cell in one number; one more, as a cell may end beyond the last."""
 
 MIN_WIDE_BOUNDARIES: Final = 12
 MAX_WIDE_NODES: Final = 1000
@@ -95,10 +93,6 @@ class _Cells:
     is_exact: Bools
     offset: I64
 
-    @property
-    def keys(self) -> I64:
-        return self.owner << _CELL_BITS | self.cell
-
     def start_of(self, places: _Places, owner: I64, cell: I64) -> U64:
         """The half of the first address of cells."""
         mask = np.uint64(((1 << self.bits) - 1) << self.shift & (1 << _HALF_BITS) - 1)
@@ -109,6 +103,22 @@ class _Cells:
         return (places.start >> np.uint64(self.shift) & np.uint64((1 << self.bits) - 1)).astype(np.int64)
 
 
+class _Parts(NamedTuple):
+    """Runs of cells, in order, that fill each place: from ``cell`` of place ``owner`` to the next one's or to its end.
+
+    ``before``: the interval that the address before it lies in (in the place's first part: the place begins in).
+    ``begins``: the next one begins just where it does.
+    """
+
+    owner: I64
+    cell: I64
+    before: I64
+    begins: Bools
+
+    def only(self, chosen: Bools) -> _Parts:
+        return _Parts(self.owner[chosen], self.cell[chosen], self.before[chosen], self.begins[chosen])
+
+
 class _Builder:
     """``bounds``: where the intervals begin, the first at 0; ``leaf_of``: the leaf number of each."""
 
@@ -116,6 +126,8 @@ class _Builder:
         self.first_block = first_block
         self.bounds = bounds
         self.leaf_of = leaf_of.astype(np.int64)
+        # Within any window what IPv4 addresses differ in begins with a cell of its own.
+        self.is_exact = not (bounds.low.any() or (bounds.high << np.uint64(_WINDOW_BITS)).any())
         crowded = min(len(leaf_of) // MAX_WIDE_NODES, ALWAYS_WIDE_BOUNDARIES)
         self.min_wide_boundaries = max(MIN_WIDE_BOUNDARIES, crowded)
         self.block_count = 0
@@ -154,16 +166,16 @@ class _Builder:
         """Cells of so many bits, or of those that are left of the half and, to make them up, some before."""
         shift = max(_HALF_BITS - length % _HALF_BITS - bits, 0)
         counts = places.last - places.first
-        ends = np.cumsum(counts)
+        offset = np.cumsum(counts) - counts
         owner = np.repeat(np.arange(len(counts)), counts)
-        bound = np.arange(ends[-1]) + np.repeat(places.first + 1 - (ends - counts), counts)
+        bound = np.arange(len(owner)) + (places.first + 1 - offset)[owner]
         is_low = length >= _HALF_BITS
         half = self.bounds.low[bound] if is_low else self.bounds.high[bound]
         is_exact = half & np.uint64((1 << shift) - 1) == 0
         if not is_low:
             is_exact &= self.bounds.low[bound] == 0
         cell = half >> np.uint64(shift) & np.uint64((1 << bits) - 1)
-        return _Cells(bits, shift, owner, cell.astype(np.int64), is_exact, ends - counts)
+        return _Cells(bits, shift, owner, cell.astype(np.int64), is_exact, offset)
 
     def _new_blocks(self, count: int, blocks_each: int) -> I64:
         """Numbers among all blocks of the first block of new nodes."""
@@ -190,71 +202,103 @@ class _Builder:
     def _lead_to_cells(self, places: _Places, length: int, cells: _Cells, first_entry: I64) -> None:
         """An entry for each cell of each place."""
         size = 1 << cells.bits
+        among = cells.owner * size + cells.cell
+        counts = np.bincount(among, minlength=len(places) * size)
+        begins = np.zeros(len(counts), dtype=bool)
+        begins[among[cells.is_exact]] = True
         owner = np.repeat(np.arange(len(places)), size)
         cell = np.tile(np.arange(size), len(places))
-        self._lead(places, cells, owner, cell, first_entry[owner] + cell, length + cells.bits)
+        before = np.cumsum(counts) - counts + (places.first - cells.offset)[owner]
+        parts = _Parts(owner, cell, before, begins)
+        self._lead(places, cells, parts, first_entry[owner] + cell, length + cells.bits)
 
     def _add_searches(self, places: _Places, length: int) -> Bools:
         """Search nodes for the places that few enough boundaries are in: which those are."""
-        cells = self._cells(places, length, _WINDOW_BITS)
-        # What does not begin just with a cell gets that cell for itself.
-        inner = ~cells.is_exact
-        owner = np.concatenate((cells.owner, cells.owner[inner]))
-        cell = np.concatenate((cells.cell, cells.cell[inner] + 1))
-        first = cells.first_of(places)
-        left = _HALF_BITS - length % _HALF_BITS
-        last = first + (1 << min(left, _WINDOW_BITS)) - 1
-        boundaries = np.unique((owner << _CELL_BITS | cell)[(cell > first[owner]) & (cell <= last[owner])])
-        counts = np.bincount(boundaries >> _CELL_BITS, minlength=len(places))
-        searched: Bools = counts <= Trie.BOUNDARIES
+        searched = np.ones(len(places), dtype=bool)
+        if self.is_exact:
+            searched = places.last - places.first <= Trie.BOUNDARIES
         if not searched.any():
             return searched
-
-        blocks = np.zeros(len(places), dtype=np.int64)
-        blocks[searched] = self._new_blocks(int(searched.sum()), 1)
-        few = searched & (counts <= Trie.FEW_BOUNDARIES)
-        capacity = np.where(few, int(Trie.FEW_BOUNDARIES), int(Trie.BOUNDARIES))
-        for kind, chosen in ((Trie.SEARCH_3, few), (Trie.SEARCH, searched & ~few)):
-            self._point(places.only(chosen), length, kind, cells.shift, blocks[chosen])
-        searching = np.flatnonzero(searched)
-        boundaries = boundaries[searched[boundaries >> _CELL_BITS]]
-        parts = np.sort(np.concatenate((searching << _CELL_BITS | first[searching], boundaries)))
-        owner, cell = parts >> _CELL_BITS, parts & (1 << _CELL_BITS) - 1
-        rank = np.arange(len(parts)) - np.searchsorted(owner, owner)
-        base = blocks * _BLOCK_ENTRIES
-        entry = base[owner] + capacity[owner] + rank
-        behind = rank > 0
-        self.written.append(((base[owner] + rank - 1)[behind], cell[behind] - 1))
-        slots = np.arange(Trie.BOUNDARIES)
-        node, slot = np.nonzero((slots >= counts[searching, None]) & (slots < capacity[searching, None]))
-        self.written.append((base[searching][node] + slot, np.full(len(node), (1 << _WINDOW_BITS) - 1)))
-        self._lead(places, cells, owner, cell, entry, length // _HALF_BITS * _HALF_BITS + _HALF_BITS - cells.shift)
+        some = places.only(searched)
+        cells = self._cells(some, length, _WINDOW_BITS)
+        boundaries = _boundaries(some, cells, length)
+        counts = np.bincount(boundaries.owner, minlength=len(some))
+        is_few = counts <= Trie.BOUNDARIES
+        if not is_few.all():
+            boundaries = boundaries.only(is_few[boundaries.owner])
+            boundaries = boundaries._replace(owner=(np.cumsum(is_few) - 1)[boundaries.owner])
+            searched[searched] = is_few
+        if is_few.any():
+            self._add_search_nodes(some.only(is_few), length, cells, boundaries, counts[is_few])
         return searched
 
-    def _lead(self, places: _Places, cells: _Cells, owner: I64, cell: I64, entry: I64, length: int) -> None:
-        """Entries of parts of places: each runs from a cell to the next one of the same place, or to its end.
+    def _add_search_nodes(
+        self, places: _Places, length: int, cells: _Cells, boundaries: _Parts, counts: npt.NDArray[np.intp]
+    ) -> None:
+        """``boundaries``: of the parts that do not begin with their places; ``counts``: of each place's."""
+        blocks = self._new_blocks(len(places), 1)
+        few = counts <= Trie.FEW_BOUNDARIES
+        capacity = np.where(few, int(Trie.FEW_BOUNDARIES), int(Trie.BOUNDARIES))
+        for kind, chosen in ((Trie.SEARCH_3, few), (Trie.SEARCH, ~few)):
+            self._point(places.only(chosen), length, kind, cells.shift, blocks[chosen])
+        base = blocks * _BLOCK_ENTRIES
+
+        # Of each place its beginning, then its boundaries.
+        number = np.arange(len(places))
+        at = np.cumsum(counts) - counts
+        parts = _Parts(
+            np.insert(boundaries.owner, at, number),
+            np.insert(boundaries.cell, at, cells.first_of(places)),
+            np.insert(boundaries.before, at, places.first),
+            np.insert(boundaries.begins, at, False),
+        )
+        rank = np.arange(len(parts.owner)) - (at + number)[parts.owner]
+        self.written.append(((base[parts.owner] + rank - 1)[rank > 0], boundaries.cell - 1))
+        slots = np.arange(Trie.BOUNDARIES)
+        node, slot = np.nonzero((slots >= counts[:, None]) & (slots < capacity[:, None]))
+        self.written.append((base[node] + slot, np.full(len(node), (1 << _WINDOW_BITS) - 1)))
+        entry = (base + capacity)[parts.owner] + rank
+        self._lead(places, cells, parts, entry, length // _HALF_BITS * _HALF_BITS + _HALF_BITS - cells.shift)
+
+    def _lead(self, places: _Places, cells: _Cells, parts: _Parts, entry: I64, length: int) -> None:
+        """Entries of parts of places.
 
         All parts of a place that several intervals lie in are single cells, prefixes of ``length`` bits.
         """
-        keys = cells.keys
-        before = np.searchsorted(keys, owner << _CELL_BITS | cell)
-        begins = np.zeros(len(owner), dtype=bool)
-        some = before < len(keys)
-        reached = before[some]
-        begins[some] = (keys[reached] == (owner << _CELL_BITS | cell)[some]) & cells.is_exact[reached]
-        counted = places.first[owner] + before - cells.offset[owner]
-        first = counted + begins
-        last = np.append(counted[1:], 0)
+        owner = parts.owner
+        first = parts.before + parts.begins
+        last = np.append(parts.before[1:], 0)
         ends = np.append(owner[1:] != owner[:-1], True)
-        last[ends] = places.last[owner[ends]]
+        last[ends] = places.last
         single = first == last
         self.written.append((entry[single], self.leaf_of[first[single]]))
-        left = ~single
-        if left.any():
-            start = cells.start_of(places, owner[left], cell[left])
+        left = np.flatnonzero(~single)
+        if len(left):
+            start = cells.start_of(places, owner[left], parts.cell[left])
             if length == _HALF_BITS:
                 start = np.zeros_like(start)  # of the low half
             self.waiting[length].append(_Places(start, first[left], last[left], entry[left]))
+
+
+def _boundaries(places: _Places, cells: _Cells, length: int) -> _Parts:
+    """The parts that a search node of each place tells apart, but for those that begin with their places.
+
+    Boundaries that do not begin just with a cell get that cell for themselves.
+    """
+    owner, cell = cells.owner, cells.cell
+    before = (places.first - cells.offset)[owner] + np.arange(len(owner))
+    changes = (owner[1:] != owner[:-1]) | (cell[1:] != cell[:-1])
+    first = cells.first_of(places)
+    last = first + (1 << min(_HALF_BITS - length % _HALF_BITS, _WINDOW_BITS)) - 1
+    # Within a cell only the first boundary can be exact: so each begins a part, and the last may begin one behind it.
+    is_begin = np.append(True, changes) & (cell > first[owner])
+    is_end = np.append(changes, True) & ~cells.is_exact & (cell < last[owner])
+    if not is_end.any():
+        return _Parts(owner[is_begin], cell[is_begin], before[is_begin], cells.is_exact[is_begin])
+    is_end[:-1] &= (owner[1:] != owner[:-1]) | (cell[1:] != cell[:-1] + 1)
+    both = np.flatnonzero(np.stack((is_begin, is_end), axis=1))
+    at, behind = both >> 1, both & 1
+    return _Parts(owner[at], cell[at] + behind, before[at] + behind, cells.is_exact[at] & (behind == 0))
 
 
 def build_trie(first_block: int, bounds: Addresses, leaves: U32) -> U32:
