@@ -125,28 +125,24 @@ class _Builder:
     def __init__(self, first_block: int, bounds: Addresses, leaf_of: U32) -> None:
         self.first_block = first_block
         self.bounds = bounds
-        self.leaf_of = leaf_of.astype(np.int64)
+        self.leaf_of = leaf_of
         # Within any window what IPv4 addresses differ in begins with a cell of its own.
         self.is_exact = not (bounds.low.any() or (bounds.high << np.uint64(_WINDOW_BITS)).any())
         crowded = min(len(leaf_of) // MAX_WIDE_NODES, ALWAYS_WIDE_BOUNDARIES)
         self.min_wide_boundaries = max(MIN_WIDE_BOUNDARIES, crowded)
-        self.block_count = 0
-        self.written: list[tuple[I64, I64]] = []  # indexes among all entries, and values
+        self.block_count = (1 << Layout.ROOT_BITS) // _BLOCK_ENTRIES  # those of the root
+        self.entries: U32 = np.zeros(2 * self.block_count * _BLOCK_ENTRIES, dtype=np.uint32)  # with room for more
         self.waiting: dict[int, list[_Places]] = defaultdict(list)  # by their prefixes' length
 
     def build(self) -> U32:
         """All blocks, the root's first, shape (blocks, 16)."""
-        self.block_count = (1 << Layout.ROOT_BITS) // _BLOCK_ENTRIES
         none = np.zeros(1, dtype=np.int64)
         everything = _Places(none.astype(np.uint64), none, none + len(self.leaf_of) - 1, none)
         self._lead_to_cells(everything, 0, self._cells(everything, 0, int(Layout.ROOT_BITS)), none)
         for length in range(Layout.ROOT_BITS, _ADDRESS_BITS, _NARROW_STRIDE):
             if self.waiting[length]:
                 self._divide(_joined(self.waiting.pop(length)), length)
-        found = np.zeros(self.block_count * _BLOCK_ENTRIES, dtype=np.uint32)
-        for index, value in self.written:
-            found[index] = value
-        return found.reshape(-1, _BLOCK_ENTRIES)
+        return self.entries[: self.block_count * _BLOCK_ENTRIES].reshape(-1, _BLOCK_ENTRIES)
 
     def _divide(self, places: _Places, length: int) -> None:
         rest = places.only(~self._add_searches(places, length))
@@ -181,6 +177,11 @@ class _Builder:
         """Numbers among all blocks of the first block of new nodes."""
         found = self.block_count + np.arange(count) * blocks_each
         self.block_count += count * blocks_each
+        wanted = self.block_count * _BLOCK_ENTRIES
+        if wanted > len(self.entries):
+            grown = np.zeros(2 * wanted, dtype=np.uint32)
+            grown[: len(self.entries)] = self.entries
+            self.entries = grown
         return found
 
     def _point(self, places: _Places, length: int, kind: Trie, shift: int, blocks: I64) -> None:
@@ -188,10 +189,10 @@ class _Builder:
         entry = places.entry
         if length == _HALF_BITS:
             switch = self._new_blocks(len(places), 1)
-            self.written.append((entry, Trie.LOW << Trie.KIND_SHIFT | self.first_block + switch))
+            self.entries[entry] = Trie.LOW << Trie.KIND_SHIFT | self.first_block + switch
             entry = switch * _BLOCK_ENTRIES
         code = kind << Trie.KIND_SHIFT | shift << Trie.SHIFT_SHIFT
-        self.written.append((entry, code | self.first_block + blocks))
+        self.entries[entry] = code | self.first_block + blocks
 
     def _add_nodes(self, places: _Places, length: int, stride: int, kind: Trie) -> None:
         cells = self._cells(places, length, stride)
@@ -253,10 +254,10 @@ class _Builder:
             np.insert(boundaries.begins, at, False),
         )
         rank = np.arange(len(parts.owner)) - (at + number)[parts.owner]
-        self.written.append(((base[parts.owner] + rank - 1)[rank > 0], boundaries.cell - 1))
+        self.entries[(base[parts.owner] + rank - 1)[rank > 0]] = boundaries.cell - 1
         slots = np.arange(Trie.BOUNDARIES)
         node, slot = np.nonzero((slots >= counts[:, None]) & (slots < capacity[:, None]))
-        self.written.append((base[node] + slot, np.full(len(node), (1 << _WINDOW_BITS) - 1)))
+        self.entries[base[node] + slot] = (1 << _WINDOW_BITS) - 1
         entry = (base + capacity)[parts.owner] + rank
         self._lead(places, cells, parts, entry, length // _HALF_BITS * _HALF_BITS + _HALF_BITS - cells.shift)
 
@@ -271,7 +272,7 @@ class _Builder:
         ends = np.append(owner[1:] != owner[:-1], True)
         last[ends] = places.last
         single = first == last
-        self.written.append((entry[single], self.leaf_of[first[single]]))
+        self.entries[entry[single]] = self.leaf_of[first[single]]
         left = np.flatnonzero(~single)
         if len(left):
             start = cells.start_of(places, owner[left], parts.cell[left])
