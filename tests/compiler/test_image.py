@@ -17,6 +17,7 @@ from tests.shapes import SHAPES, shaped
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage, compile_policy
 from xdpfw.compiler.ir import ActionKind, MacMask, Match, Verdict
+from xdpfw.compiler.rulestables import RulesTables
 from xdpfw.kernel import abi
 
 ROOT = Path(__file__).parents[2]
@@ -138,3 +139,14 @@ def test_tables_are_whole_blocks_and_the_first_is_empty() -> None:
     image = compile_policy(varied())
     assert len(image.tables) % abi.Layout.BLOCK_BYTES == 0
     assert not any(image.tables[: abi.Layout.BLOCK_BYTES])
+
+
+def test_progress_is_told_from_the_first_step_to_the_last() -> None:
+    told: list[tuple[str, int, int]] = []
+    image = compile_policy(varied(), progress=lambda *step: told.append(step))
+    assert told == [("compiling", done, len(told)) for done in range(len(told))]
+    again: list[tuple[str, int, int]] = []
+    earlier = RulesTables(image.config, image.tables, image.wanted_sets)
+    compile_policy(varied(), earlier, lambda *step: again.append(step))
+    assert again[0] == told[0]
+    assert set(again) < set(told)

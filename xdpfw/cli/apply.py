@@ -63,10 +63,9 @@ def command(
         raise UsageError("--confirm is not supported yet", hint="leave it out")
     with progress_bar(app, as_json=as_json) as progress:
         file = PolicyFile.read(rules, progress)
-        progress("compiling", 0, 0)
         controller = Controller(app.pins(instance, netns), netns, app.clock)
         digest = rules_digest(file.loaded)
-        image = compile_policy(file.policy, controller.earlier_rules(file.policy, digest))
+        image = compile_policy(file.policy, controller.earlier_rules(file.policy, digest), progress)
         progress("testing", 0, 0)
         results = [] if skip_tests else _test(file, image)
         failed = [result for result in results if not result.ok]

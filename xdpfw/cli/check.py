@@ -50,8 +50,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
             policy_file = PolicyFile.read(rules, progress)
             policy = policy_file.policy
             prepare(policy, policy_file.sources.files)
-            progress("compiling", 0, 0)
-            compile_policy(policy)
+            compile_policy(policy, progress=progress)
             progress("looking for rules that are never reached", 0, 0)
             unreached, of_knocks = never_reached(policy), knock_lints(policy)
     except PolicyError as error:

@@ -9,6 +9,7 @@ import click
 
 from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, interface_option, json_option, rules_argument
+from xdpfw.policy.collector import collector_paused
 
 
 @click.command(
@@ -24,6 +25,7 @@ from xdpfw.cli.options import examples, interface_option, json_option, rules_arg
 @interface_option
 @json_option
 @click.pass_obj
+@collector_paused()
 def command(app: App, rules: str, packet: str, interface: str | None, as_json: bool) -> None:
     """Tell which rule of RULES decides PACKET, and why each earlier one did not.
 

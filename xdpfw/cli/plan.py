@@ -10,6 +10,7 @@ import click
 
 from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, instance_options, json_option, rules_argument
+from xdpfw.policy.collector import collector_paused
 
 if TYPE_CHECKING:
     from xdpfw.kernel.pins import Pins
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 @instance_options
 @json_option
 @click.pass_obj
+@collector_paused()
 def command(app: App, rules: str, netns: str | None, instance: str | None, as_json: bool) -> None:
     """Tell what "xdpfw apply RULES" would change against the policy in force. Nothing is changed.
 

@@ -10,6 +10,7 @@ import click
 
 from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, json_option, reference_option, rules_argument
+from xdpfw.policy.collector import collector_paused
 
 if TYPE_CHECKING:
     from xdpfw.compiler import ir
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @reference_option
 @json_option
 @click.pass_obj
+@collector_paused()
 def command(app: App, rules: str, reference: bool, as_json: bool) -> int:
     """Run the tests of RULES through the real program in the kernel. No interface is touched.
 

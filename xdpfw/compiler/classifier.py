@@ -8,7 +8,7 @@ trie.py are its parts. Here they are put together and laid into one run of block
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -67,6 +67,9 @@ LOOKUP_MEMBERS: Final = (
     "groups",
 )
 """Its members."""
+
+LOOKUP_STEPS: Final = 4
+"""Steps that build_lookup() reports: atoms, groups, rows, tables. An attempt that fails goes back to the groups."""
 
 
 def _words(bits: int) -> int:
@@ -311,7 +314,7 @@ class _Builder:
             held[number, list(active)] = 1
         return held
 
-    def build(self) -> Lookup:
+    def build(self, step: Callable[[int], None]) -> Lookup:
         src_classes, dst_classes = (self._pair_classes(direction) for direction in Direction)
         pairs = self._pairs(src_classes, dst_classes)
         src_rows = self._row_of_set(AtomGroup.SOURCE, Direction.SRC, Direction.DST)
@@ -320,6 +323,7 @@ class _Builder:
         self.row_table.check_lengths()
         self._check_numbers()
 
+        step(3)
         predicate_words = max(_words(len(self.predicates)), 1)
         fields, macs, mac_steps = self._lay_fields()
         groups = self._lay_groups(predicate_words)
@@ -425,10 +429,12 @@ def _shared(row: Row, builder: _Builder) -> AddressCondition | None:
     return max(tally, key=lambda condition: tally[condition]) if tally else None
 
 
-def build_lookup(policy: ir.Policy, knock_rules: int = 0) -> tuple[Lookup, bytes, SetConditions]:
+def build_lookup(
+    policy: ir.Policy, knock_rules: int, step: Callable[[int], None]
+) -> tuple[Lookup, bytes, SetConditions]:
     """Where the tables are, the tables, and what is left to the tables of sets with files.
 
-    ``knock_rules``: so many of the first rules are those of knocks.
+    ``knock_rules``: so many of the first rules are those of knocks. ``step`` is told how many of LOOKUP_STEPS are done.
 
     Raises CapacityError where the policy does not fit into the structure.
     """
@@ -438,9 +444,12 @@ def build_lookup(policy: ir.Policy, knock_rules: int = 0) -> tuple[Lookup, bytes
         raise CapacityError(f"{len(keys):,} rules are more than {Key.NONE >> Key.SHIFT:,}")
     forced: set[AddressCondition | None] = set()
     for attempt in range(_MAX_ATTEMPTS + 1):
-        builder = _Builder(policy_atoms, keys, group_atoms(policy_atoms, forced))
+        step(1)
+        grouping = group_atoms(policy_atoms, forced)
+        step(2)
+        builder = _Builder(policy_atoms, keys, grouping)
         try:
-            lookup = builder.build()
+            lookup = builder.build(step)
         except RowTooLongError as error:
             if attempt == _MAX_ATTEMPTS:
                 row = error.rows[0]

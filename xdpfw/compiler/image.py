@@ -7,15 +7,21 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from xdpfw.compiler import ir
-from xdpfw.compiler.classifier import LOOKUP_MEMBERS, build_lookup, is_plain
+from xdpfw.compiler.classifier import LOOKUP_MEMBERS, LOOKUP_STEPS, build_lookup, is_plain
 from xdpfw.compiler.knocks import KnockTables, compile_knocks, with_rules
+from xdpfw.compiler.progress import Progress, unseen
 from xdpfw.compiler.rulestables import RulesTables
 from xdpfw.compiler.settables import SetConditions, build_set_tables
 from xdpfw.compiler.tables import bounds
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import ActionFlag, ActionKind, Verdict
+from xdpfw.policy.collector import collector_paused
+
+_STEPS: Final = LOOKUP_STEPS + 2
+"""Of compiling, that are reported: those of the lookup tables, then the sets, then the actions."""
 
 _VERDICTS = {ir.Verdict.PASS: Verdict.PASS, ir.Verdict.DROP: Verdict.DROP}
 
@@ -80,16 +86,24 @@ def _action(rule: ir.Rule, targets: tuple[str, ...]) -> abi.Value:
     }
 
 
-def compile_policy(policy: ir.Policy, earlier: RulesTables | None = None) -> MapImage:
+@collector_paused()
+def compile_policy(policy: ir.Policy, earlier: RulesTables | None = None, progress: Progress = unseen) -> MapImage:
     """``earlier``: what the same rules were compiled to before, when sets with files may have held something else.
 
     Raises CapacityError where the policy does not fit into the data plane's limits.
     """
+    progress("compiling", 0, _STEPS)
     knocks = compile_knocks(policy)
     if earlier is None:
-        lookup, tables, wanted_sets = build_lookup(with_rules(policy, knocks), len(knocks.rules))
+
+        def step(done: int) -> None:
+            progress("compiling", done, _STEPS)
+
+        lookup, tables, wanted_sets = build_lookup(with_rules(policy, knocks), len(knocks.rules), step)
         earlier = RulesTables(abi.pack("config", lookup), tables, wanted_sets)
+    progress("compiling", LOOKUP_STEPS, _STEPS)
     sets, set_directions, set_tables = build_set_tables(earlier.wanted_sets)
+    progress("compiling", LOOKUP_STEPS + 1, _STEPS)
     targets = tuple(dict.fromkeys(r.action.interface for r in policy.rules if r.action.interface is not None))
     allow = policy.allow
     logs = any(rule.log_sample for rule in policy.rules)
