@@ -7,6 +7,8 @@ a class of its own; a wide one would multiply the classes of all that it covers,
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,7 +23,7 @@ V6_BITS = 128
 Active = frozenset[int]
 
 MAX_OVERLAPS: Final = 8_000_000
-"""Members of all distinct sets of conditions that hold together: about 500 MiB while compiling."""
+"""Members of all distinct sets of conditions, narrow or wide, that hold together: about 500 MiB while compiling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +57,47 @@ def is_wide(condition: AddressCondition, threshold: int) -> bool:
     )
 
 
-def _cut(bits: int, ranges_of: Iterable[tuple[int, Ranges]], wide: frozenset[int]) -> Intervals:
-    entering: dict[int, list[int]] = {}
-    leaving: dict[int, list[int]] = {}
-    for condition, ranges in ranges_of:
-        for low, high in ranges:
-            entering.setdefault(low, []).append(condition)
-            leaving.setdefault(high + 1, []).append(condition)
-    highest = (1 << bits) - 1
-    starts = sorted({0, *entering, *(start for start in leaving if start <= highest)})
+Changes = dict[int, tuple[list[int], list[int]]]
+"""Address -> the conditions that no longer hold there, and those that do from there on."""
 
+
+def _cut(bits: int, ranges_of: Iterable[tuple[int, Ranges]], wide: frozenset[int]) -> Intervals:
+    changes: tuple[Changes, Changes] = ({}, {})
+    for condition, ranges in ranges_of:
+        of_kind = changes[condition in wide]
+        for low, high in ranges:
+            of_kind.setdefault(low, ([], []))[1].append(condition)
+            of_kind.setdefault(high + 1, ([], []))[0].append(condition)
+    highest = (1 << bits) - 1
+    starts = sorted({0, *changes[False], *changes[True]})
+    if starts[-1] > highest:
+        del starts[-1]
+    narrow, wide_found = (_sweep(starts, of_kind) for of_kind in changes)
+    return Intervals(bits, starts, narrow, wide_found)
+
+
+def _sweep(starts: Sequence[int], changes: Changes) -> list[Active]:
+    """What holds from each start on. ``changes``: only at starts."""
     # Equal sets are one object: the sweep of a set with 100,000 entries meets two of them, not 200,000.
     known: dict[Active, Active] = {}
-    active: list[Active] = [frozenset(), frozenset()]
+    active: Active = frozenset()
     overlaps = 0
-    narrow_found, wide_found = [], []
+    found = []
     for start in starts:
-        for conditions, operation in (
-            (leaving.get(start, ()), frozenset.difference),
-            (entering.get(start, ()), frozenset.union),
-        ):
-            for kind in (False, True):
-                changed = [c for c in conditions if (c in wide) is kind]
-                if changed:
-                    result = operation(active[kind], changed)
-                    active[kind] = known.setdefault(result, result)
-                    if active[kind] is result:
-                        overlaps += len(result)
-        if overlaps > MAX_OVERLAPS:
-            raise CapacityError(
-                f"addresses of {len(active[False] | active[True]):,} rules overlap in one place and in too many others",
-                hint="use fewer ranges that lie within or across each other, or put them into sets",
-            )
-        narrow_found.append(active[False])
-        wide_found.append(active[True])
-    return Intervals(bits, starts, narrow_found, wide_found)
+        change = changes.get(start)
+        if change is not None:
+            leaving, entering = change
+            result = active.difference(leaving).union(entering) if leaving else active.union(entering)
+            active = known.setdefault(result, result)
+            if active is result:
+                overlaps += len(result)
+                if overlaps > MAX_OVERLAPS:
+                    raise CapacityError(
+                        f"addresses of {len(active):,} rules overlap in one place and in too many others",
+                        hint="use fewer ranges that lie within or across each other, or put them into sets",
+                    )
+        found.append(active)
+    return found
 
 
 def cut(conditions: Sequence[AddressCondition], wide: frozenset[int]) -> AddressSpace:
@@ -101,10 +109,6 @@ def cut(conditions: Sequence[AddressCondition], wide: frozenset[int]) -> Address
     )
 
 
-def holders(spaces: Iterable[Intervals]) -> Mapping[int, set[Active]]:
-    """For each narrow condition the distinct narrow sets that it is in."""
-    found: dict[int, set[Active]] = {}
-    for active in {narrow for space in spaces for narrow in space.narrow}:
-        for condition in active:
-            found.setdefault(condition, set()).add(active)
-    return found
+def holders(spaces: Iterable[Intervals]) -> Mapping[int, int]:
+    """In how many distinct narrow sets each narrow condition is."""
+    return Counter(itertools.chain.from_iterable({narrow for space in spaces for narrow in space.narrow}))

@@ -117,19 +117,19 @@ class _Builder:
     # Rows
 
     @functools.cached_property
-    def atoms_of_rule(self) -> dict[int, list[Atom]]:
-        found: dict[int, list[Atom]] = {}
-        for atom in self.atoms:
-            found.setdefault(atom.rule, []).append(atom)
+    def atoms_of_rule(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for number, atom in enumerate(self.atoms):
+            found.setdefault(atom.rule, []).append(number)
         return found
 
     def _by_condition(self, group: AtomGroup, direction: Direction) -> dict[int, list[int]]:
-        conditions = self.grouping.directions[direction]
+        of_atom = self.grouping.directions[direction].of_atom
         found: dict[int, list[int]] = {}
         for i in self.grouping.members(group):
-            condition = self._condition(i, direction)
-            assert condition is not None
-            found.setdefault(conditions.numbers[condition], []).append(i)
+            number = of_atom[i]
+            assert number is not None
+            found.setdefault(number, []).append(i)
         return found
 
     def _condition(self, atom: int, direction: Direction) -> AddressCondition | None:
@@ -140,7 +140,7 @@ class _Builder:
             Entry(self.keys[self.atoms[i].rule], self.predicate_of[i], 0 if other is None else self._other(i, other))
             for i in sorted(members)
         ]
-        return list(dict.fromkeys(entries))
+        return entries if len(entries) == 1 else list(dict.fromkeys(entries))
 
     def _other(self, atom: int, other: Direction) -> int:
         """The condition on the other address as an entry has it."""
@@ -149,7 +149,8 @@ class _Builder:
             return 0
         if condition.sets:
             return RowFlag.ROW_OTHER_SET | self.set_conditions.setdefault(condition, len(self.set_conditions)) + 1
-        number = self.grouping.directions[other].numbers[condition]
+        number = self.grouping.directions[other].of_atom[atom]
+        assert number is not None
         return self.others[other].setdefault(number, len(self.others[other])) + 1
 
     def _anywhere_row(self) -> Head:
@@ -189,7 +190,7 @@ class _Builder:
         src, dst = self.grouping.directions
         members: dict[tuple[int, int], list[int]] = {}
         for i in self.grouping.members(AtomGroup.PAIRS):
-            src_number, dst_number = src.number(self.atoms[i].src), dst.number(self.atoms[i].dst)
+            src_number, dst_number = src.of_atom[i], dst.of_atom[i]
             assert src_number is not None
             assert dst_number is not None
             for s in src_with.get(src_number, ()):
@@ -262,7 +263,7 @@ class _Builder:
 
     def _lay_direction(self, direction: Direction, pair_classes: dict[Active, int], rows: dict[Active, Head]) -> Value:
         conditions = self.grouping.directions[direction]
-        if not conditions.numbers:
+        if not conditions.conditions:
             return {}
         space = conditions.space
         no_narrow: Active = frozenset()
@@ -286,7 +287,7 @@ class _Builder:
             roots.append(add_trie(self.tables, addresses_of(intervals.starts, intervals.bits), leaves))
 
         held = self._wide_matrix(wide_class, conditions)
-        columns = [None if i is None else conditions.number(self._condition(i, direction)) for i in self.vector]
+        columns = [None if i is None else conditions.of_atom[i] for i in self.vector]
         vector = self._columns(held, columns)
         anywhere = [k for k, i in enumerate(self.vector) if i is not None and columns[k] is None]
         vector[:, anywhere] = 1
@@ -309,7 +310,7 @@ class _Builder:
 
     @staticmethod
     def _wide_matrix(wide_class: dict[Active, int], conditions: DirectionConditions) -> Matrix:
-        held = np.zeros((len(wide_class), len(conditions.numbers)), dtype=np.uint8)
+        held = np.zeros((len(wide_class), len(conditions.conditions)), dtype=np.uint8)
         for active, number in wide_class.items():
             held[number, list(active)] = 1
         return held
@@ -423,8 +424,10 @@ def _shared(row: Row, builder: _Builder) -> AddressCondition | None:
     tally: dict[AddressCondition, int] = {}
     for rule in {entry.key >> Key.SHIFT for entry in row}:
         for atom in builder.atoms_of_rule[rule]:
-            for direction, condition in ((Direction.SRC, atom.src), (Direction.DST, atom.dst)):
-                if condition is not None and builder.grouping.directions[direction].is_narrow(condition):
+            for conditions in builder.grouping.directions:
+                number = conditions.of_atom[atom]
+                if number is not None and number not in conditions.wide:
+                    condition = conditions.conditions[number]
                     tally[condition] = tally.get(condition, 0) + 1
     return max(tally, key=lambda condition: tally[condition]) if tally else None
 

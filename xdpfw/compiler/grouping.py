@@ -14,12 +14,12 @@ their number; wider makes more pairs of classes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from xdpfw.compiler import addresses
-from xdpfw.compiler.addresses import Active, AddressSpace
+from xdpfw.compiler.addresses import AddressSpace
 from xdpfw.compiler.atoms import AddressCondition, Atom
 from xdpfw.errors import CapacityError
 from xdpfw.kernel.abi import Limit
@@ -43,18 +43,14 @@ class AtomGroup(enum.Enum):
 class DirectionConditions:
     """The distinct conditions on one direction's addresses, and how they cut up the address space.
 
-    Those that name sets with a file are not among them: they are neither narrow nor known.
+    Those that name sets with a file are not among them: they are neither narrow nor known. ``of_atom[i]``: the number
+    of atom i's condition; None where it has none or such a set.
     """
 
-    numbers: dict[AddressCondition, int]
+    conditions: list[AddressCondition]
+    of_atom: list[int | None]
     wide: frozenset[int]
     space: AddressSpace
-
-    def number(self, condition: AddressCondition | None) -> int | None:
-        return None if condition is None or condition.sets else self.numbers[condition]
-
-    def is_narrow(self, condition: AddressCondition | None) -> bool:
-        return condition is not None and not condition.sets and self.numbers[condition] not in self.wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,74 +64,73 @@ class Grouping:
         return [i for i, g in enumerate(self.groups) if g is group]
 
 
-def conditions_of(atoms: Sequence[Atom]) -> tuple[dict[AddressCondition, int], dict[AddressCondition, int]]:
-    """Numbers for the distinct conditions on source and on destination addresses."""
-    src: dict[AddressCondition, int] = {}
-    dst: dict[AddressCondition, int] = {}
-    for atom in atoms:
-        if atom.src is not None and not atom.src.sets:
-            src.setdefault(atom.src, len(src))
-        if atom.dst is not None and not atom.dst.sets:
-            dst.setdefault(atom.dst, len(dst))
-    return src, dst
+@dataclass(frozen=True, slots=True)
+class _Numbered:
+    """The distinct conditions on one direction's addresses; ``of_atom`` as in DirectionConditions."""
+
+    conditions: list[AddressCondition]
+    of_atom: list[int | None]
 
 
-def _group(atom: Atom, src: DirectionConditions, dst: DirectionConditions, has_anywhere: bool) -> AtomGroup:
-    if atom.src is None and atom.dst is None:
-        return AtomGroup.ANYWHERE if has_anywhere and not atom.counts else AtomGroup.WIDE
-    match (src.is_narrow(atom.src), dst.is_narrow(atom.dst)):
-        case (True, True):
-            return AtomGroup.PAIRS
-        case (True, False):
-            return AtomGroup.SOURCE
-        case (False, True):
-            return AtomGroup.DESTINATION
-        case _:
-            return AtomGroup.WIDE
+def _numbered(wanted: Iterable[AddressCondition | None]) -> _Numbered:
+    numbers: dict[AddressCondition, int] = {}
+    of_atom = [
+        None if condition is None or condition.sets else numbers.setdefault(condition, len(numbers))
+        for condition in wanted
+    ]
+    return _Numbered(list(numbers), of_atom)
 
 
-def _cut(numbers: dict[AddressCondition, int], wide: frozenset[int]) -> DirectionConditions:
-    return DirectionConditions(numbers, wide, addresses.cut(list(numbers), wide))
+_GROUPS: Final = {
+    (True, True): AtomGroup.PAIRS,
+    (True, False): AtomGroup.SOURCE,
+    (False, True): AtomGroup.DESTINATION,
+    (False, False): AtomGroup.WIDE,
+}
+"""By whether the source's condition is narrow, and the destination's."""
 
 
-def _sets_of(direction: DirectionConditions) -> dict[int, set[Active]]:
-    return dict(addresses.holders((direction.space.v4, direction.space.v6)))
+def _groups(
+    atoms: Sequence[Atom], src: DirectionConditions, dst: DirectionConditions, has_anywhere: bool
+) -> list[AtomGroup]:
+    return [
+        AtomGroup.ANYWHERE
+        if has_anywhere and atom.src is None and atom.dst is None and not atom.counts
+        else _GROUPS[s is not None and s not in src.wide, d is not None and d not in dst.wide]
+        for atom, s, d in zip(atoms, src.of_atom, dst.of_atom, strict=True)
+    ]
 
 
-def pair_count(atoms: Sequence[Atom], grouping: Grouping) -> int:
+def pair_count(grouping: Grouping) -> int:
     """How many pairs of classes the atoms in PAIRS cover, at most."""
     src, dst = grouping.directions
-    src_sets, dst_sets = _sets_of(src), _sets_of(dst)
+    src_sets, dst_sets = (addresses.holders((each.space.v4, each.space.v6)) for each in (src, dst))
     return sum(
-        len(src_sets[src.numbers[atom.src]]) * len(dst_sets[dst.numbers[atom.dst]])
-        for atom, group in zip(atoms, grouping.groups, strict=True)
-        if group is AtomGroup.PAIRS and atom.src is not None and atom.dst is not None
+        src_sets[s] * dst_sets[d]
+        for s, d, group in zip(src.of_atom, dst.of_atom, grouping.groups, strict=True)
+        if group is AtomGroup.PAIRS and s is not None and d is not None
     )
 
 
 def _try(
     atoms: Sequence[Atom],
-    numbers: tuple[dict[AddressCondition, int], dict[AddressCondition, int]],
+    numbered: tuple[_Numbered, _Numbered],
     forced: Collection[AddressCondition | None],
     threshold: int | None,
 ) -> Grouping:
     has_anywhere = threshold is not None and None not in forced
-    counting = {c for atom in atoms if atom.counts for c in (atom.src, atom.dst)}
-    src, dst = (
-        _cut(
-            of_direction,
-            frozenset(
-                number
-                for condition, number in of_direction.items()
-                if threshold is None
-                or condition in forced
-                or condition in counting
-                or addresses.is_wide(condition, threshold)
-            ),
+    always = {*forced, *(c for atom in atoms if atom.counts for c in (atom.src, atom.dst))}
+
+    def cut(found: _Numbered) -> DirectionConditions:
+        wide = frozenset(
+            number
+            for number, condition in enumerate(found.conditions)
+            if threshold is None or addresses.is_wide(condition, threshold) or (always and condition in always)
         )
-        for of_direction in numbers
-    )
-    return Grouping([_group(atom, src, dst, has_anywhere) for atom in atoms], (src, dst))
+        return DirectionConditions(found.conditions, found.of_atom, wide, addresses.cut(found.conditions, wide))
+
+    src, dst = map(cut, numbered)
+    return Grouping(_groups(atoms, src, dst, has_anywhere), (src, dst))
 
 
 def group_atoms(atoms: Sequence[Atom], forced: Collection[AddressCondition | None] = ()) -> Grouping:
@@ -145,16 +140,16 @@ def group_atoms(atoms: Sequence[Atom], forced: Collection[AddressCondition | Non
 
     Raises CapacityError where no threshold fits.
     """
-    numbers = conditions_of(atoms)
+    numbered = _numbered(atom.src for atom in atoms), _numbered(atom.dst for atom in atoms)
     if len(atoms) <= WIDE_ONLY:
-        return _try(atoms, numbers, forced, None)
+        return _try(atoms, numbered, forced, None)
     wide_limit = Limit.MAX_WIDE_WORDS * Limit.WORD_BITS
     for threshold in THRESHOLDS:
-        grouping = _try(atoms, numbers, forced, threshold)
+        grouping = _try(atoms, numbered, forced, threshold)
         wide = sum(1 for i in grouping.members(AtomGroup.WIDE) if not atoms[i].counts)
         if wide > wide_limit:
             continue
-        if pair_count(atoms, grouping) <= 4 * len(atoms) + 10_000:
+        if pair_count(grouping) <= 4 * len(atoms) + 10_000:
             return grouping
     raise CapacityError(
         f"the {len(atoms):,} rules overlap in too many ways: no division of them keeps both to {wide_limit:,} rules "

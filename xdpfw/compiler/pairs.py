@@ -7,6 +7,7 @@ an attacker sends.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,34 +19,41 @@ from xdpfw.kernel.abi import Layout
 
 _SLOTS: Final = int(Layout.BLOCK_ENTRIES)
 _MAX_MOVES: Final = 500
-_MASK64: Final = (1 << 64) - 1
 
 Key = tuple[int, int]
 
 
 def pair_hash(src_class: int, dst_class: int) -> int:
     """The 64-bit hash of a key, twin of the function of that name in bpf/classify.h."""
-    value = (src_class << 32 | dst_class) * 0x9E3779B97F4A7C15 & _MASK64
-    value ^= value >> 32
-    value = value * 0xD6E8FEB86659FD93 & _MASK64
-    return value ^ value >> 32
+    return int(_hashes(np.array([[src_class, dst_class]], dtype=np.uint32))[0])
 
 
-def _fill(keys: Mapping[Key, tuple[int, int]], bucket_count: int) -> list[list[Key]] | None:
-    """Buckets of keys, or None where some key finds no place. ``keys``: key -> its two hashes."""
-    mask = bucket_count - 1
-    buckets: list[list[Key]] = [[] for _ in range(bucket_count)]
-    for key, (first, second) in keys.items():
-        bucket = min(first & mask, second & mask, key=lambda b: len(buckets[b]))
+def _hashes(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    """Of keys, the first two columns of ``words``: source class, destination class."""
+    half = np.uint64(32)
+    value = words[:, 0].astype(np.uint64) << half | words[:, 1]
+    value *= np.uint64(0x9E3779B97F4A7C15)
+    value ^= value >> half
+    value *= np.uint64(0xD6E8FEB86659FD93)
+    return value ^ value >> half
+
+
+def _fill(hashes: npt.NDArray[np.uint64], bucket_count: int) -> list[list[int]] | None:
+    """Buckets of the keys' numbers, or None where some key finds no place. ``hashes``: of each key."""
+    mask = np.uint64(bucket_count - 1)
+    firsts, seconds = (hashes & mask).tolist(), (hashes >> np.uint64(32) & mask).tolist()
+    buckets: list[list[int]] = [[] for _ in range(bucket_count)]
+    for number, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+        key = number
+        bucket = first if len(buckets[first]) <= len(buckets[second]) else second
         for move in range(_MAX_MOVES):
-            if len(buckets[bucket]) < _SLOTS:
-                buckets[bucket].append(key)
+            slots = buckets[bucket]
+            slots.append(key)
+            if len(slots) <= _SLOTS:
                 break
             # Push one out into its other bucket; taking turns by move keeps it from going in a circle.
-            buckets[bucket].append(key)
-            key = buckets[bucket].pop(move % _SLOTS)
-            one, other = (h & mask for h in keys[key])
-            bucket = other if bucket == one else one
+            key = slots.pop(move % _SLOTS)
+            bucket = seconds[key] if bucket == firsts[key] else firsts[key]
         else:
             return None
     return buckets
@@ -53,14 +61,15 @@ def _fill(keys: Mapping[Key, tuple[int, int]], bucket_count: int) -> list[list[K
 
 def build_pairs(rows: Mapping[Key, Head]) -> tuple[npt.NDArray[np.uint32], int]:
     """The table, shape (buckets * 4, 4) of struct xdpfw_pair, and the number of buckets - 1."""
-    keys = {key: ((h := pair_hash(*key)) & 0xFFFFFFFF, h >> 32) for key in sorted(rows)}
+    keys = sorted(rows)
+    words = np.array([(*key, *rows[key]) for key in keys], dtype=np.uint32).reshape(-1, 4)
+    hashes = _hashes(words)
     bucket_count = 1
     while bucket_count * _SLOTS * 3 < len(rows) * 4:
         bucket_count *= 2
-    while (buckets := _fill(keys, bucket_count)) is None:
+    while (buckets := _fill(hashes, bucket_count)) is None:
         bucket_count *= 2
     table = np.zeros((bucket_count, _SLOTS, 4), dtype=np.uint32)
-    for number, bucket in enumerate(buckets):
-        for slot, key in enumerate(bucket):
-            table[number, slot] = (*key, *rows[key])
+    sizes = np.fromiter(map(len, buckets), dtype=np.int64, count=bucket_count)
+    table[np.arange(_SLOTS) < sizes[:, None]] = words[list(itertools.chain.from_iterable(buckets))]
     return table.reshape(-1, 4), bucket_count - 1
