@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,8 @@ from xdpfw.kernel.abi import Field, Limit
 MAX_COMBINATIONS: Final = 1 << 20
 """Entries of one combining table (2 bytes each)."""
 
-MAX_VECTOR_BITS: Final = 1 << 27
-"""Combined classes of a group times predicates: 16 MiB of bit vectors."""
+VECTOR_BITS: Final = (1 << 23, 1 << 25, 1 << 27)
+"""Combined classes of a group times predicates, 1, 4 or 16 MiB of bit vectors: the first with which the groups do."""
 
 _MAX_CLASSES: Final = 1 << 16
 
@@ -109,14 +109,19 @@ def _classify_ranges(conditions: dict[FieldCondition, int], unconstrained: int, 
     return Classes(np.repeat(np.array(numbers, dtype=np.uint16), lengths), distinct)
 
 
-def _combine(a: list[int], b: list[int]) -> tuple[U16, list[int]] | None:
-    """The table of all pairs, and the combined classes' predicates; None where it would be too large."""
+def _combine(a: list[int], b: list[int], most: int) -> tuple[U16, list[int]] | None:
+    """The table of all pairs, and the combined classes' predicates; None where it would be too large.
+
+    ``most``: so many classes there may be.
+    """
     if len(a) * len(b) > MAX_COMBINATIONS:
         return None
     number_of: dict[int, int] = {}
-    numbers = [number_of.setdefault(x & y, len(number_of)) for x in a for y in b]
-    if len(number_of) > _MAX_CLASSES:
-        return None
+    numbers: list[int] = []
+    for x in a:
+        numbers += [number_of.setdefault(x & y, len(number_of)) for y in b]
+        if len(number_of) > most:
+            return None
     return np.array(numbers, dtype=np.uint16), list(number_of)
 
 
@@ -134,41 +139,60 @@ def classify_fields(predicates: Sequence[Predicate]) -> Fields:
             of_field[condition] = of_field.get(condition, 0) | 1 << number
             constrained[name] = constrained.get(name, 0) | 1 << number
 
-    tables: list[FieldTable] = []
-    groups: list[Group] = []
+    classified: list[_Classified] = []
     for name in sorted(conditions):
         unconstrained = every & ~constrained[name]
-        macs = None
-        classes: U16 | None
         if name in (Field.SRC_MAC, Field.DST_MAC):
             macs, possible = classify_macs(conditions[name], unconstrained)
-            classes = None
+            classified.append(_Classified(name, possible, None, macs))
         else:
             found = _classify_ranges(conditions[name], unconstrained, HIGHEST[name])
-            classes, possible = found.of_value, found.predicates
-        group, combine = _place(groups, possible, len(predicates))
-        groups[group].fields.append(name)
-        tables.append(FieldTable(name, group, len(possible), classes, combine, macs))
-    if not groups:
-        groups.append(Group([every]))
-    return Fields(tables, groups)
+            classified.append(_Classified(name, found.predicates, found.of_value, None))
+    for vector_bits in VECTOR_BITS:
+        fields = _grouped(classified, min(vector_bits // max(len(predicates), 1), _MAX_CLASSES))
+        if fields is not None:
+            return fields if fields.groups else Fields([], [Group([every])])
+    raise CapacityError(
+        f"the rules' conditions besides addresses do not fit into {int(Limit.MAX_GROUPS)} tables of "
+        f"{MAX_COMBINATIONS:,} combinations",
+        hint="use fewer distinct port ranges, lengths and other values, or split the policy by interface",
+    )
 
 
-def _place(groups: list[Group], possible: list[int], predicate_count: int) -> tuple[int, U16 | None]:
-    """Combines a field into the first group where it fits, or starts a new one."""
+class _Classified(NamedTuple):
+    """A field whose values have classes, with the predicates that each leaves possible."""
+
+    field: Field
+    possible: list[int]
+    classes: U16 | None
+    macs: MacTables | None
+
+
+def _place(groups: list[Group], possible: list[int], most: int) -> tuple[int, U16 | None] | None:
+    """Combines a field into the first group where it fits, or starts a new one: its number, and the table."""
     for number, group in enumerate(groups):
-        combined = _combine(group.predicates, possible)
-        if combined is not None and len(combined[1]) * predicate_count <= MAX_VECTOR_BITS:
-            group.predicates = combined[1]
-            return number, combined[0]
+        combined = _combine(group.predicates, possible, most)
+        if combined is not None:
+            combine, group.predicates = combined
+            return number, combine
     if len(groups) == Limit.MAX_GROUPS:
-        raise CapacityError(
-            f"the rules' conditions besides addresses do not fit into {int(Limit.MAX_GROUPS)} tables of "
-            f"{MAX_COMBINATIONS:,} combinations",
-            hint="use fewer distinct port ranges, lengths and other values, or split the policy by interface",
-        )
+        return None
     groups.append(Group(possible))
     return len(groups) - 1, None
+
+
+def _grouped(classified: Sequence[_Classified], most: int) -> Fields | None:
+    """All fields in groups of at most ``most`` combined classes; None where there would be too many groups."""
+    tables: list[FieldTable] = []
+    groups: list[Group] = []
+    for name, possible, classes, macs in classified:
+        place = _place(groups, possible, most)
+        if place is None:
+            return None
+        number, combine = place
+        groups[number].fields.append(name)
+        tables.append(FieldTable(name, number, len(possible), classes, combine, macs))
+    return Fields(tables, groups)
 
 
 def implies(a: Predicate, b: Predicate) -> bool:

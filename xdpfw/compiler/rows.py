@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from xdpfw.compiler.atoms import Predicate
 from xdpfw.compiler.fields import Group, implies
@@ -56,10 +57,13 @@ class RowTable:
         self._list_head: dict[Row, Head] = {}
         self._dispatch_base: dict[tuple[Head, ...], int] = {}
         self._too_long: list[Row] = []
+        self._packed_predicates: dict[int, npt.NDArray[np.uint8]] = {}  # by group: its classes' bit sets
         self._implies: dict[tuple[int, int], bool] = {}
 
     def head(self, entries: Sequence[Entry]) -> Head:
         """The row of entries in order of rules, as the tables have it; see check_lengths()."""
+        if len(entries) == 1:
+            return _packed(entries[0])
         row = tuple(entries)
         known = self._head.get(row)
         if known is None:
@@ -130,26 +134,43 @@ class RowTable:
         for entry in row:
             entries_of.setdefault(entry.predicate, []).append(entry)
         relevant = sum(1 << predicate for predicate in entries_of)
-        best: tuple[int, int, list[Row]] | None = None
-        for number, group in enumerate(self._groups):
-            left: dict[int, Row] = {}
-            rows = []
-            for possible in group.predicates:
-                key = possible & relevant
-                if key not in left:
-                    left[key] = self._left(entries_of, key)
-                rows.append(left[key])
-            longest = max(map(len, rows))
-            if best is None or longest < best[0]:
-                best = longest, number, rows
-        assert best is not None
-        longest, number, rows = best
+        number = 0
+        if len(self._groups) > 1:
+            longest, number = min((self._longest_left(i, entries_of), i) for i in range(len(self._groups)))
+            if longest > Limit.MAX_ROW_ENTRIES:
+                self._too_long.append(row)
+                return NO_ROW
+        left: dict[int, Row] = {}
+        rows = []
+        for possible in self._groups[number].predicates:
+            key = possible & relevant
+            if key not in left:
+                left[key] = self._left(entries_of, key)
+            rows.append(left[key])
         laid = {rest: self._list(self._prune(rest)) for rest in dict.fromkeys(rows)}
         heads = tuple(laid[rest] for rest in rows)
         base = self._dispatch_base.setdefault(heads, len(self._dispatch))
         if base == len(self._dispatch):
             self._dispatch += heads
         return RowFlag.ROW_DISPATCH | row[0].key, number << RowFlag.ROW_GROUP_SHIFT | base
+
+    def _longest_left(self, number: int, entries_of: dict[int, list[Entry]]) -> int:
+        """The most entries that any class of a group leaves of a row."""
+        if number not in self._packed_predicates:
+            sets = self._groups[number].predicates
+            width = -(-len(self._predicates) // 8)
+            packed = np.frombuffer(b"".join(each.to_bytes(width, "little") for each in sets), dtype=np.uint8)
+            self._packed_predicates[number] = packed.reshape(len(sets), width)
+        packed = self._packed_predicates[number]
+        weight = np.zeros(8 * packed.shape[1], dtype=np.int64)
+        for predicate, entries in entries_of.items():
+            weight[predicate] = len(entries)
+        # What each value of each byte leaves, looked up byte by byte.
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.int64)
+        lengths = np.zeros(len(packed), dtype=np.int64)
+        for byte in np.flatnonzero(weight.reshape(-1, 8).any(axis=1)):
+            lengths += (bits @ weight[8 * byte : 8 * byte + 8])[packed[:, byte]]
+        return int(lengths.max())
 
     def check_lengths(self) -> None:
         """Raises RowTooLongError with all rows so far that no reference can be made for."""
