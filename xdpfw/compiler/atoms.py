@@ -8,7 +8,9 @@ exception, next to each other and with the same rule number. (They may overlap; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -81,7 +83,7 @@ _EVERY_V6 = (Range(0, (1 << 128) - 1),)
 class _Conditions(NamedTuple):
     """A Match in the data plane's own fields."""
 
-    fields: dict[Field, FieldCondition]
+    predicate: Predicate
     src: AddressCondition | None
     dst: AddressCondition | None
 
@@ -146,7 +148,34 @@ def _knocked(names: tuple[str, ...] | None, asked: Sequence[str]) -> Ranges | No
     return ranges.merge((value, value) for value in range(1 << Limit.MAX_KNOCKED) if value & mask)
 
 
-def _conditions(match: ir.Match, asked: Sequence[str]) -> _Conditions:
+_small_fields = operator.attrgetter(
+    *(each.name for each in dataclasses.fields(ir.Match) if each.name not in ("src", "dst"))
+)
+
+
+class _Reader:
+    """Matches -> conditions. ``asked``: the knocks in order of their bits.
+
+    Of the small fields many rules ask the same: that is made once.
+    """
+
+    def __init__(self, asked: Sequence[str]) -> None:
+        self._asked = asked
+        self._known: dict[tuple[object, ...], Predicate] = {}
+
+    def conditions(self, match: ir.Match) -> _Conditions:
+        key = _small_fields(match)
+        predicate = self._known.get(key)
+        if predicate is None:
+            predicate = self._known[key] = _predicate(match, self._asked)
+        return _Conditions(
+            predicate,
+            None if match.src is None else _addresses(match.src),
+            None if match.dst is None else _addresses(match.dst),
+        )
+
+
+def _predicate(match: ir.Match, asked: Sequence[str]) -> Predicate:
     by_field: dict[Field, FieldCondition | None] = {
         Field.PROTO: match.proto,
         Field.DPORT: match.dport,
@@ -164,15 +193,17 @@ def _conditions(match: ir.Match, asked: Sequence[str]) -> _Conditions:
         Field.SRC_MAC: None if match.src_mac is None else MacCondition(match.src_mac),
         Field.DST_MAC: None if match.dst_mac is None else MacCondition(match.dst_mac),
     }
-    fields = {}
-    for field, condition in by_field.items():
-        if condition is not None:
-            fields[field] = condition if isinstance(condition, MacCondition) else ranges.merge(condition)
-    return _Conditions(
-        fields,
-        None if match.src is None else _addresses(match.src),
-        None if match.dst is None else _addresses(match.dst),
+    return _in_order(
+        {
+            field: condition if isinstance(condition, MacCondition) else ranges.merge(condition)
+            for field, condition in by_field.items()
+            if condition is not None
+        }
     )
+
+
+def _in_order(fields: Mapping[Field, FieldCondition]) -> Predicate:
+    return tuple(sorted(fields.items(), key=lambda item: item[0]))
 
 
 def _addresses(wanted: ir.AddressRanges) -> AddressCondition:
@@ -207,15 +238,16 @@ def _set_condition(condition: AddressCondition) -> SetCondition:
     return condition.sets or SetCondition(ir.AddressRanges(condition.v4, condition.v6))
 
 
-def _products(match: ir.Match, unless: ir.Match | None, asked: Sequence[str]) -> Iterator[_Conditions]:
-    wanted = _conditions(match, asked)
+def _products(match: ir.Match, unless: ir.Match | None, reader: _Reader) -> Iterator[_Conditions]:
+    wanted = reader.conditions(match)
     if unless is None:
         yield wanted
         return
-    exception = _conditions(unless, asked)
-    for field, condition in exception.fields.items():
-        rest = _without_field(field, wanted.fields.get(field), condition)
-        yield wanted._replace(fields={**wanted.fields, field: rest})
+    exception = reader.conditions(unless)
+    fields = dict(wanted.predicate)
+    for field, condition in exception.predicate:
+        rest = _without_field(field, fields.get(field), condition)
+        yield wanted._replace(predicate=_in_order({**fields, field: rest}))
     if exception.src is not None:
         yield wanted._replace(src=_without_addresses(wanted.src, exception.src))
     if exception.dst is not None:
@@ -223,8 +255,9 @@ def _products(match: ir.Match, unless: ir.Match | None, asked: Sequence[str]) ->
 
 
 def _can_match(product: _Conditions) -> bool:
-    return all(product.fields.values()) and all(
-        address is None or any(address) for address in (product.src, product.dst)
+    src, dst = product.src, product.dst
+    return (
+        all(condition for _, condition in product.predicate) and (src is None or any(src)) and (dst is None or any(dst))
     )
 
 
@@ -237,11 +270,10 @@ def asked_knocks(policy: ir.Policy) -> tuple[str, ...]:
 def atoms(policy: ir.Policy) -> list[Atom]:
     """The atoms of all rules, in order of precedence. A rule that no packet can match has none."""
     found = []
-    asked = asked_knocks(policy)
+    reader = _Reader(asked_knocks(policy))
     for number, rule in enumerate(policy.rules):
-        for product in _products(rule.match, rule.unless, asked):
+        for product in _products(rule.match, rule.unless, reader):
             if _can_match(product):
-                predicate = tuple(sorted(product.fields.items(), key=lambda item: item[0]))
                 counts = rule.action.kind is ir.ActionKind.COUNT
-                found.append(Atom(number, predicate, product.src, product.dst, counts))
+                found.append(Atom(number, product.predicate, product.src, product.dst, counts))
     return found

@@ -136,11 +136,13 @@ class _Builder:
         return self.atoms[atom].src if direction is Direction.SRC else self.atoms[atom].dst
 
     def _entries(self, members: Sequence[int], other: Direction | None) -> list[Entry]:
-        entries = [
-            Entry(self.keys[self.atoms[i].rule], self.predicate_of[i], 0 if other is None else self._other(i, other))
-            for i in sorted(members)
-        ]
-        return entries if len(entries) == 1 else list(dict.fromkeys(entries))
+        if len(members) == 1:
+            return [self._entry(members[0], other)]
+        return list(dict.fromkeys(self._entry(i, other) for i in sorted(members)))
+
+    def _entry(self, atom: int, other: Direction | None) -> Entry:
+        key = self.keys[self.atoms[atom].rule]
+        return Entry(key, self.predicate_of[atom], 0 if other is None else self._other(atom, other))
 
     def _other(self, atom: int, other: Direction) -> int:
         """The condition on the other address as an entry has it."""
@@ -393,7 +395,7 @@ class _Builder:
         return SetConditions(
             tuple(each for each in conditions if each is not None),
             tuple(
-                any(_names_sets(self._condition(i, direction)) for i in range(len(self.atoms)))
+                bool(conditions) and any(_names_sets(self._condition(i, direction)) for i in range(len(self.atoms)))
                 for direction in Direction
             ),
             tuple(condition.none for condition in self.set_conditions),

@@ -48,6 +48,9 @@ class Addresses(NamedTuple):
 
 def addresses_of(numbers: list[int], bits: int) -> Addresses:
     """``numbers``: host-order addresses of so many bits, 32 or 128."""
+    if bits == _WINDOW_BITS:
+        high = np.array(numbers, dtype=np.uint64) << np.uint64(_HALF_BITS - bits)
+        return Addresses(high, np.zeros_like(high))
     data = b"".join((number << _ADDRESS_BITS - bits).to_bytes(16, "big") for number in numbers)
     halves = np.frombuffer(data, dtype=">u8").reshape(-1, 2).astype(np.uint64)
     return Addresses(halves[:, 0], halves[:, 1])
