@@ -73,7 +73,7 @@ def subject(name: str) -> Subject:
         return Subject(name, ten_rules(), _flows_of_ten_rules())
     filters = filter_set(name)
     trace = _file(f"{name}_trace")
-    headers = traces.read(trace, filters.bits) if trace else traces.within(filters)
+    headers = filtersets.read_trace(trace, filters.bits) if trace else traces.within(filters)
     policy = replace(filters.policy(), interfaces=(ir.Interface(INTERFACE),))
     return Subject(name, policy, [filters.frame(header) for header in headers])
 

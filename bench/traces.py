@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gzip
 import random
 import struct
 from collections.abc import Sequence
@@ -16,28 +15,6 @@ from xdpfw.packet.decode import EXTENSION_HEADERS
 
 MIN_FRAME_BYTES: Final = 60
 _PCAP_HEADER: Final = struct.pack("<IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1)  # version 2.4, Ethernet
-_DIGITS_OF_64_BITS: Final = 20
-
-
-def read(path: Path, bits: int) -> list[Packet]:
-    """All headers of a ClassBench trace, in its order: ``SRC DST SPORT DPORT PROTO x FILTER`` in decimals.
-
-    ``bits``: of an address. IPv6 addresses are the high 64 bits followed by the low ones, padded to 20 digits.
-    """
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("ascii")
-    found = []
-    for line in text.splitlines():
-        src, dst, sport, dport, proto, *_ = line.split()
-        found.append(Packet(_address(src, bits), _address(dst, bits), int(sport), int(dport), int(proto)))
-    return found
-
-
-def _address(text: str, bits: int) -> int:
-    if bits == 32:
-        return int(text)
-    high, low = text[:-_DIGITS_OF_64_BITS], text[-_DIGITS_OF_64_BITS:]
-    return int(high or "0") << 64 | int(low)
 
 
 def within(filters: FilterSet, seed: int = 1) -> list[Packet]:

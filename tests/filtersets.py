@@ -24,6 +24,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Action, ActionKind, AddressRanges, Match, Range
 from xdpfw.packet.decode import EXTENSION_HEADERS
 
+_DIGITS_OF_64_BITS: Final = 20
 EVERY_PORT: Final = Range(0, 65535)
 EVERY_PROTO: Final = Range(0, 255)
 
@@ -123,6 +124,27 @@ def _filter(words: Sequence[str], bits: int) -> Filter:
 def _prefix(text: str, bits: int) -> Range:
     address, _, length = text.partition("/")
     return prefix(int(ipaddress.ip_address(address)), int(length), bits)
+
+
+def read_trace(path: Path, bits: int) -> list[Packet]:
+    """All headers of a ClassBench trace, in its order: ``SRC DST SPORT DPORT PROTO x FILTER`` in decimals.
+
+    ``bits``: of an address. IPv6 addresses are the high 64 bits followed by the low ones, padded to 20 digits.
+    """
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("ascii")
+    found = []
+    for line in text.splitlines():
+        src, dst, sport, dport, proto, *_ = line.split()
+        found.append(Packet(_address(src, bits), _address(dst, bits), int(sport), int(dport), int(proto)))
+    return found
+
+
+def _address(text: str, bits: int) -> int:
+    if bits == 32:
+        return int(text)
+    high, low = text[:-_DIGITS_OF_64_BITS], text[-_DIGITS_OF_64_BITS:]
+    return int(high or "0") << 64 | int(low)
 
 
 Columns = npt.NDArray[np.uint64]

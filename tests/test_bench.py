@@ -11,6 +11,7 @@ import pytest
 
 from bench import traces, written
 from bench.report import JSON, MARKDOWN, Report, Table
+from tests import filtersets
 from tests.filtersets import Filter, FilterSet, Packet
 from tests.policies import prefix
 from xdpfw.compiler.ir import Range
@@ -30,13 +31,13 @@ V6 = Filter(prefix(1 << 64, 64, 128), prefix(7, 128, 128), Range(0, 65535), Rang
 def test_a_trace_is_read_in_its_order(tmp_path: Path) -> None:
     path = tmp_path / "trace.gz"
     path.write_bytes(gzip.compress(b"2490207092\t1123659087\t0\t1712\t6\t4294967295\t3\n7 8 53 53 17 0 1\n"))
-    assert traces.read(path, 32) == [Packet(2490207092, 1123659087, 0, 1712, 6), Packet(7, 8, 53, 53, 17)]
+    assert filtersets.read_trace(path, 32) == [Packet(2490207092, 1123659087, 0, 1712, 6), Packet(7, 8, 53, 53, 17)]
 
 
 def test_an_ipv6_address_of_a_trace_is_its_halves_in_decimals(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_text("300000000000000000005 18446744073709551615 1 2 6 0 1\n")
-    assert traces.read(path, 128) == [Packet((3 << 64) + 5, (1 << 64) - 1, 1, 2, 6)]
+    assert filtersets.read_trace(path, 128) == [Packet((3 << 64) + 5, (1 << 64) - 1, 1, 2, 6)]
 
 
 def test_a_header_lies_in_each_filter() -> None:
