@@ -211,6 +211,7 @@ struct xdpfw_bounds {
 	__u32 u32s;
 	__u32 u64s;		/* struct xdpfw_row, too */
 	__u32 entries;		/* struct xdpfw_entry */
+	__u32 half_blocks;
 	__u32 blocks;
 };
 
@@ -369,7 +370,7 @@ struct xdpfw_pair {
  *   NODE_256    256 entries, 16 blocks: that at key & 255
  *   SEARCH      7 boundaries less 1, ascending, then 8 entries: that at the number of boundaries that are not above
  *               the lower 32 bits of the key. Unused boundaries are 0xffffffff.
- *   SEARCH_3    the same with 3 boundaries and 4 entries
+ *   SEARCH_3    the same with 3 boundaries and 4 entries: its number counts half blocks
  *   LOW         from here on the key is the other 64 bits; the block's first entry leads on
  */
 enum xdpfw_trie {

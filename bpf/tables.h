@@ -61,6 +61,7 @@ static __always_inline const void *table_##name(const struct policy *policy, enu
 
 TABLE_ELEMENT(row, sizeof(struct xdpfw_row), u64s)
 TABLE_ELEMENT(entry, sizeof(struct xdpfw_entry), entries)
+TABLE_ELEMENT(half_block, XDPFW_BLOCK_BYTES / 2, half_blocks)
 TABLE_ELEMENT(block, XDPFW_BLOCK_BYTES, blocks)
 
 /*

@@ -18,9 +18,11 @@ struct trie_search {
 	__u32 padding;
 };
 
+/* Half a block. */
 struct trie_search_3 {
 	__u32 before[XDPFW_TRIE_FEW_BOUNDARIES];
 	__u32 entry[XDPFW_TRIE_FEW_BOUNDARIES + 1];
+	__u32 padding;
 };
 
 /*
@@ -54,7 +56,7 @@ static __always_inline __u32 search_7(const struct policy *policy, enum table_ma
 
 static __always_inline __u32 search_3(const struct policy *policy, enum table_map map, __u32 number, __u32 key)
 {
-	const struct trie_search_3 *block = table_block(policy, map, number);
+	const struct trie_search_3 *block = table_half_block(policy, map, number);
 	__u64 negative = -(__u64)key, rank;
 
 	if (!block)

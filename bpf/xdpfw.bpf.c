@@ -20,6 +20,7 @@ _Static_assert(sizeof(struct xdpfw_entry) * XDPFW_BLOCK_ENTRIES == XDPFW_BLOCK_B
 _Static_assert(sizeof(struct xdpfw_leaf) == sizeof(struct xdpfw_entry), "a leaf is an entry");
 _Static_assert(sizeof(struct xdpfw_pair) == sizeof(struct xdpfw_entry), "a pair is an entry");
 _Static_assert(sizeof(struct trie_search) == XDPFW_BLOCK_BYTES, "a search fills a block");
+_Static_assert(sizeof(struct trie_search_3) == XDPFW_BLOCK_BYTES / 2, "a small one half of it");
 _Static_assert(sizeof(config.fields) / sizeof(config.fields[0]) == XDPFW_FIELD_COUNT, "a table a field");
 _Static_assert(sizeof(config.macs) / sizeof(config.macs[0]) == XDPFW_MAC_COUNT * XDPFW_MAC_PARTS, "a table a part");
 _Static_assert(sizeof(config.mac_steps) / sizeof(config.mac_steps[0]) == XDPFW_MAC_COUNT, "a step an address");

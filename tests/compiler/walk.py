@@ -85,7 +85,8 @@ def trie_leaf(words: memoryview, root: int, key: int) -> int:
     entry = words[root + (high >> KEY_BITS - Layout.ROOT_BITS)]
     half = high
     for _ in range(Trie.MAX_STEPS):
-        kind, first = entry >> Trie.KIND_SHIFT, (entry & Trie.NUMBER_MASK) * BLOCK_WORDS
+        kind = entry >> Trie.KIND_SHIFT
+        first = (entry & Trie.NUMBER_MASK) * (BLOCK_WORDS // 2 if kind == Trie.SEARCH_3 else BLOCK_WORDS)
         left = half >> (entry >> Trie.SHIFT_SHIFT & Trie.SHIFT_MASK)
         if kind == Trie.LEAF:
             break

@@ -16,6 +16,7 @@ def bounds(size_bytes: int) -> Value:
         "u32s": size_bytes // 4,
         "u64s": size_bytes // 8,
         "entries": size_bytes // (Layout.BLOCK_BYTES // Layout.BLOCK_ENTRIES),
+        "half_blocks": size_bytes // (Layout.BLOCK_BYTES // 2),
         "blocks": size_bytes // Layout.BLOCK_BYTES,
     }
 

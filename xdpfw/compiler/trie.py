@@ -187,7 +187,7 @@ class _Builder:
             self.entries = grown
         return found
 
-    def _point(self, places: _Places, length: int, kind: Trie, shift: int, blocks: I64) -> None:
+    def _point(self, places: _Places, length: int, kind: Trie, shift: int, numbers: I64) -> None:
         """Let the entries of places lead to their nodes."""
         entry = places.entry
         if length == _HALF_BITS:
@@ -195,12 +195,12 @@ class _Builder:
             self.entries[entry] = Trie.LOW << Trie.KIND_SHIFT | self.first_block + switch
             entry = switch * _BLOCK_ENTRIES
         code = kind << Trie.KIND_SHIFT | shift << Trie.SHIFT_SHIFT
-        self.entries[entry] = code | self.first_block + blocks
+        self.entries[entry] = code | numbers
 
     def _add_nodes(self, places: _Places, length: int, stride: int, kind: Trie) -> None:
         cells = self._cells(places, length, stride)
         blocks = self._new_blocks(len(places), (1 << stride) // _BLOCK_ENTRIES)
-        self._point(places, length, kind, cells.shift, blocks)
+        self._point(places, length, kind, cells.shift, self.first_block + blocks)
         self._lead_to_cells(places, length, cells, blocks * _BLOCK_ENTRIES)
 
     def _lead_to_cells(self, places: _Places, length: int, cells: _Cells, first_entry: I64) -> None:
@@ -240,12 +240,15 @@ class _Builder:
         self, places: _Places, length: int, cells: _Cells, boundaries: _Parts, counts: npt.NDArray[np.intp]
     ) -> None:
         """``boundaries``: of the parts that do not begin with their places; ``counts``: of each place's."""
-        blocks = self._new_blocks(len(places), 1)
         few = counts <= Trie.FEW_BOUNDARIES
         capacity = np.where(few, int(Trie.FEW_BOUNDARIES), int(Trie.BOUNDARIES))
-        for kind, chosen in ((Trie.SEARCH_3, few), (Trie.SEARCH, ~few)):
-            self._point(places.only(chosen), length, kind, cells.shift, blocks[chosen])
-        base = blocks * _BLOCK_ENTRIES
+        base = np.empty(len(places), dtype=np.int64)
+        for kind, chosen, nodes_each in ((Trie.SEARCH_3, few, 2), (Trie.SEARCH, ~few, 1)):
+            count = int(chosen.sum())
+            first = self._new_blocks(-(-count // nodes_each), 1)[:1] * nodes_each
+            nodes = first + np.arange(count)
+            base[chosen] = nodes * (_BLOCK_ENTRIES // nodes_each)
+            self._point(places.only(chosen), length, kind, cells.shift, self.first_block * nodes_each + nodes)
 
         # Of each place its beginning, then its boundaries.
         number = np.arange(len(places))
