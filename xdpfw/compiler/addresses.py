@@ -8,10 +8,10 @@ a class of its own; a wide one would multiply the classes of all that it covers,
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from xdpfw.compiler.atoms import AddressCondition
 from xdpfw.compiler.ir import Ranges
@@ -57,37 +57,40 @@ def is_wide(condition: AddressCondition, threshold: int) -> bool:
     )
 
 
-Changes = dict[int, tuple[list[int], list[int]]]
-"""Address -> the conditions that no longer hold there, and those that do from there on."""
+class _Changes(NamedTuple):
+    """Address -> the conditions that hold from there on, and those that no longer do."""
+
+    entering: defaultdict[int, list[int]]
+    leaving: defaultdict[int, list[int]]
 
 
 def _cut(bits: int, ranges_of: Iterable[tuple[int, Ranges]], wide: frozenset[int]) -> Intervals:
-    changes: tuple[Changes, Changes] = ({}, {})
+    narrow, of_wide = (_Changes(defaultdict(list), defaultdict(list)) for _ in range(2))
     for condition, ranges in ranges_of:
-        of_kind = changes[condition in wide]
+        entering, leaving = of_wide if condition in wide else narrow
         for low, high in ranges:
-            of_kind.setdefault(low, ([], []))[1].append(condition)
-            of_kind.setdefault(high + 1, ([], []))[0].append(condition)
-    highest = (1 << bits) - 1
-    starts = sorted({0, *changes[False], *changes[True]})
-    if starts[-1] > highest:
+            entering[low].append(condition)
+            leaving[high + 1].append(condition)
+    starts = sorted({0, *narrow.entering, *narrow.leaving, *of_wide.entering, *of_wide.leaving})
+    if starts[-1] >> bits:  # behind the last address
         del starts[-1]
-    narrow, wide_found = (_sweep(starts, of_kind) for of_kind in changes)
-    return Intervals(bits, starts, narrow, wide_found)
+    return Intervals(bits, starts, _sweep(starts, narrow), _sweep(starts, of_wide))
 
 
-def _sweep(starts: Sequence[int], changes: Changes) -> list[Active]:
+def _sweep(starts: Sequence[int], changes: _Changes) -> list[Active]:
     """What holds from each start on. ``changes``: only at starts."""
+    if not changes.entering:
+        return [frozenset()] * len(starts)
     # Equal sets are one object: the sweep of a set with 100,000 entries meets two of them, not 200,000.
     known: dict[Active, Active] = {}
     active: Active = frozenset()
     overlaps = 0
     found = []
     for start in starts:
-        change = changes.get(start)
-        if change is not None:
-            leaving, entering = change
-            result = active.difference(leaving).union(entering) if leaving else active.union(entering)
+        entering, leaving = changes.entering.get(start), changes.leaving.get(start)
+        if entering or leaving:
+            rest = active.difference(leaving) if leaving else active
+            result = rest.union(entering) if entering else rest
             active = known.setdefault(result, result)
             if active is result:
                 overlaps += len(result)

@@ -81,7 +81,7 @@ class _Builder:
 
     def __init__(self, policy_atoms: Sequence[Atom], keys: Sequence[int], grouping: Grouping) -> None:
         self.atoms = policy_atoms
-        self.keys = keys
+        self.key_of = [keys[atom.rule] for atom in policy_atoms]
         self.grouping = grouping
         self.tables = Tables()
         numbers: dict[Predicate, int] = {}
@@ -141,8 +141,7 @@ class _Builder:
         return list(dict.fromkeys(self._entry(i, other) for i in sorted(members)))
 
     def _entry(self, atom: int, other: Direction | None) -> Entry:
-        key = self.keys[self.atoms[atom].rule]
-        return Entry(key, self.predicate_of[atom], 0 if other is None else self._other(atom, other))
+        return Entry(self.key_of[atom], self.predicate_of[atom], 0 if other is None else self._other(atom, other))
 
     def _other(self, atom: int, other: Direction) -> int:
         """The condition on the other address as an entry has it."""
@@ -159,13 +158,16 @@ class _Builder:
         return self.row_table.head_for_all(self._entries(self.grouping.members(AtomGroup.ANYWHERE), None))
 
     def _row_of_set(self, group: AtomGroup, direction: Direction, other: Direction) -> dict[Active, Head]:
-        """For each narrow set of conditions in a direction the row of the atoms that have one of them."""
+        """The row of the atoms that have a condition of a narrow set, for each such set in a direction that has any."""
         members = self._by_condition(group, direction)
+        if not members:
+            return {}
         space = self.grouping.directions[direction].space
         rows = {}
         for active in dict.fromkeys((*space.v4.narrow, *space.v6.narrow)):
             found = [i for condition in active for i in members.get(condition, ())]
-            rows[active] = self.row_table.head(self._entries(found, other))
+            if found:
+                rows[active] = self.row_table.head(self._entries(found, other))
         return rows
 
     # Pairs
@@ -173,6 +175,8 @@ class _Builder:
     def _pair_classes(self, direction: Direction) -> dict[Active, int]:
         """Class of each narrow set in the group of pairs: 0 where none of its conditions is in that group."""
         used = frozenset(self._by_condition(AtomGroup.PAIRS, direction))
+        if not used:
+            return {}
         space = self.grouping.directions[direction].space
         class_of: dict[Active, int] = {frozenset(): 0}
         return {
@@ -334,7 +338,7 @@ class _Builder:
             self._lay_direction(Direction.SRC, src_classes, src_rows),
             self._lay_direction(Direction.DST, dst_classes, dst_rows),
         ]
-        keys = [0 if i is None else self.keys[self.atoms[i].rule] for i in self.vector] or [0]
+        keys = [0 if i is None else self.key_of[i] for i in self.vector] or [0]
         rows, dispatch = self.row_table.lay(self.tables)
         pair_table, bucket_mask = build_pairs(pairs)
         found: Lookup = {

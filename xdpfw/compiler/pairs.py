@@ -61,8 +61,9 @@ def _fill(hashes: npt.NDArray[np.uint64], bucket_count: int) -> list[list[int]] 
 
 def build_pairs(rows: Mapping[Key, Head]) -> tuple[npt.NDArray[np.uint32], int]:
     """The table, shape (buckets * 4, 4) of struct xdpfw_pair, and the number of buckets - 1."""
-    keys = sorted(rows)
-    words = np.array([(*key, *rows[key]) for key in keys], dtype=np.uint32).reshape(-1, 4)
+    flat = itertools.chain.from_iterable(itertools.chain.from_iterable(rows.items()))
+    words = np.fromiter(flat, dtype=np.uint32, count=4 * len(rows)).reshape(-1, 4)
+    words = words[np.lexsort((words[:, 1], words[:, 0]))]
     hashes = _hashes(words)
     bucket_count = 1
     while bucket_count * _SLOTS * 3 < len(rows) * 4:
