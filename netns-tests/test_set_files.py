@@ -17,7 +17,11 @@ import pytest
 from tests import frames
 from tests.firewall import policy
 from tests.wire import Wire
+from xdpfw.compiler.lower import lower, rules_digest
+from xdpfw.controller import Controller
 from xdpfw.kernel.program import Generation
+from xdpfw.policy.load import load
+from xdpfw.policy.source import Sources
 
 LISTED, LATER = 0xC6336405, 0xC6336499  # 198.51.100.5 and .153
 
@@ -93,3 +97,24 @@ def test_a_file_with_an_error_changes_nothing(wire: Wire, lists: dict[str, Path]
     wire.send([frame(LISTED)])
     assert wire.firewall.rule("listed") == 0
     assert wire.firewall.reason("default") == 1
+
+
+def test_what_another_compiler_made_is_not_taken_over(
+    wire: Wire, lists: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mended compiler must not go on with the tables of one that was wrong."""
+    for path in lists.values():
+        path.write_text("198.51.100.5\n")
+    written = wire.firewall.write(text(lists))
+    loaded = load(str(written), Sources.from_disk())
+    lowered, digest = lower(loaded), rules_digest(loaded)
+    wire.firewall.apply(text(lists))
+    controller = Controller(wire.firewall.pins)
+    found = controller.earlier_rules(lowered, digest)
+    assert found is not None
+    assert found.tables == tables(wire)
+    monkeypatch.setattr("xdpfw.compiler.lower.compiler_digest", lambda: "another")
+    assert rules_digest(loaded) != digest
+    assert controller.earlier_rules(lowered, rules_digest(loaded)) is None
+    monkeypatch.setattr("xdpfw.controller.object_digest", lambda: "another")
+    assert controller.earlier_rules(lowered, digest) is None

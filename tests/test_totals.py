@@ -14,7 +14,7 @@ from xdpfw.observe.totals import REMOVED_KNOCKS, Totals
 def meta(*knocks: str) -> Metadata:
     """The metadata of a policy with these knocks."""
     made = tuple(KnockMeta(name, len(name), f"{name}: ...", 3, ("22/tcp",), (KeyMeta(1, "a", 2),)) for name in knocks)
-    return Metadata("p.yaml", "", "", "", "", 0.0, None, (), (), (), (), made)
+    return Metadata("p.yaml", "", "", "", 0.0, None, (), (), (), (), made)
 
 
 def counted(**knocks: KnockCounter) -> Totals:

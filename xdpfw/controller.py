@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from xdpfw import statekeeping
 from xdpfw.compiler import ir, rulestables
@@ -47,6 +48,10 @@ class Source:
     files: dict[str, str]
     digest: str
     rules_digest: str
+
+
+_NOT_READABLE: Final = (KernelError, UsageError, KeyError, TypeError, ValueError)
+"""What reading a generation of another xdpfw, or one that goes away meanwhile, may raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +118,11 @@ class Controller:
             return Applied(number, changed=True, modes=_modes(interfaces), notes=notes)
 
     def earlier_rules(self, policy: ir.Policy, rules_digest: str) -> RulesTables | None:
-        """What the rules in force were compiled to, if they are the same and an xdpfw like this one compiled them.
+        """What the rules in force were compiled to, if they are the same and so is the compiler.
 
         ``rules_digest``: of the policy's rules, as ``Source`` has it. The policy's sets may hold something else now.
         """
-        with contextlib.ExitStack() as opened, contextlib.suppress(KernelError, UsageError):
+        with contextlib.ExitStack() as opened, contextlib.suppress(*_NOT_READABLE):
             numbers = self._pins.generations()
             for number in reversed(numbers):
                 directory = self._pins.generation(number)
@@ -214,7 +219,6 @@ class Controller:
         return Metadata(
             policy_file=source.file,
             source_digest=source.digest,
-            rules_digest=source.rules_digest,
             image_digest=image.digest,
             program_digest=object_digest(),
             applied_at=self._clock(),
@@ -235,6 +239,7 @@ class Controller:
                 KnockMeta.of(knock, identity(knock.name), lambda key: fingerprint(key.key)) for knock in policy.knocks
             ),
             has_state=image.has_state,
+            rules_digest=source.rules_digest,
         )
 
     def _switch(

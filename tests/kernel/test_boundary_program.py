@@ -16,7 +16,7 @@ import pytest
 from xdpfw.errors import CapacityError, KernelError, VerifierError
 from xdpfw.kernel import abi, program
 from xdpfw.kernel.libbpf import libbpf
-from xdpfw.kernel.maps import Counter, wait_for_programs
+from xdpfw.kernel.maps import ArrayMap, Counter, wait_for_programs
 from xdpfw.kernel.program import LOOPBACK, Generation, Outcome, interface_factor, interface_slot
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
@@ -111,8 +111,24 @@ def test_opening_what_is_half_there_leaves_nothing_open(
     generation.pin(bpffs)
     (bpffs / "trace").unlink()
     before = open_descriptors()
-    with pytest.raises(KernelError, match=f"open {bpffs}/trace: No such file"):
+    with pytest.raises(KernelError, match=f"read the generation in {bpffs}: No such file") as raised:
         Generation.open(bpffs)
+    assert raised.value.hint == "another version of xdpfw loaded it: xdpfw detach, then apply"
+    assert open_descriptors() == before
+
+
+def test_a_generation_with_other_constants_is_refused(
+    generation: Generation, bpffs: Path, open_descriptors: Callable[[], set[str]]
+) -> None:
+    generation.pin(bpffs)
+    (bpffs / "config").unlink()
+    with ArrayMap.create("other", abi.size_of("config") + 8, 1) as other:
+        other.pin(str(bpffs / "config"))
+    before = open_descriptors()
+    with pytest.raises(KernelError, match="Invalid argument") as raised:
+        Generation.open(bpffs)
+    assert raised.value.hint
+    assert "detach" in raised.value.hint
     assert open_descriptors() == before
 
 

@@ -73,7 +73,6 @@ def host(bpffs: Path) -> Iterator[Host]:
         "",
         "",
         "",
-        "",
         0.0,
         None,
         tuple(InterfaceMeta(name, 0, "auto") for name in INTERFACES),

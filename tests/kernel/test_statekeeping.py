@@ -33,7 +33,7 @@ def pin(pins: Pins, state: State) -> None:
 
 
 def meta(*knocks: KnockMeta, has_state: bool = True) -> Metadata:
-    return Metadata("p.yaml", "", "", "", "", 0.0, None, (), (), (), (), knocks, has_state)
+    return Metadata("p.yaml", "", "", "", 0.0, None, (), (), (), (), knocks, has_state)
 
 
 def test_state_is_inherited_as_it_is(pins: Pins, make_image: Callable[..., Image]) -> None:

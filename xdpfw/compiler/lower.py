@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ranges import merge
 from xdpfw.compiler.ruletext import knock_text, rule_text
+from xdpfw.compiler.version import compiler_digest
 from xdpfw.knock.steps import Step
 from xdpfw.policy import icmp, models
 from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses
@@ -46,9 +48,9 @@ def lower(loaded: LoadedPolicy, *, sets_stay_whole: bool = SETS_STAY_WHOLE) -> i
 
 
 def rules_digest(loaded: LoadedPolicy, *, sets_stay_whole: bool = SETS_STAY_WHOLE) -> str:
-    """SHA-256 in hex over all files that what rules and knocks are compiled to depends on.
+    """SHA-256 in hex over all that what rules and knocks are compiled to depends on: the files, and the compiler.
 
-    Those are all but the files of sets that stay whole wherever they are named.
+    The files are all but those of sets that stay whole wherever they are named.
     """
     in_knocks = {name for knock in loaded.knocks.values() for name in _sets_of_knock(knock.model)}
     cut_up: set[str] = set()
@@ -56,7 +58,8 @@ def rules_digest(loaded: LoadedPolicy, *, sets_stay_whole: bool = SETS_STAY_WHOL
     for found in loaded.sets.values():
         if found.file is not None:
             (whole if sets_stay_whole and found.name not in in_knocks else cut_up).add(found.file)
-    return loaded.sources.digest_without(whole - cut_up)
+    files = loaded.sources.digest_without(whole - cut_up)
+    return hashlib.sha256(f"{compiler_digest()} {files}".encode()).hexdigest()
 
 
 def _sets_of_knock(knock: models.Knock) -> Iterator[str]:

@@ -47,6 +47,7 @@ OUTPUT_BYTES: Final = 128 << 10
 FACTOR_TRIES: Final = 1 << 18
 _GOLDEN_RATIO: Final = 0x9E3779B1
 _U32: Final = 0xFFFFFFFF
+_OTHER_VERSION: Final = "another version of xdpfw loaded it: xdpfw detach, then apply"
 _XDP_ACTIONS: Final = ("aborted", "drop", "pass", "tx", "redirect")
 
 
@@ -191,6 +192,10 @@ class Maps:
             opened.pop_all()
         return maps
 
+    @classmethod
+    def names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls)]
+
     def by_name(self) -> dict[str, Map]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -305,13 +310,22 @@ class Generation:
 
     @classmethod
     def open(cls, directory: Path) -> Generation:
-        """The generation that was pinned in ``directory``. Raises KernelError."""
-        program = Program.open(str(directory / "program"))
-        try:
-            return cls(program, Maps.collect(lambda name: _open_descriptor(directory / name)))
-        except BaseException:
-            program.close()
-            raise
+        """The generation that was pinned in ``directory``.
+
+        Raises KernelError, for one that another version of xdpfw has loaded and that has other maps among others.
+        """
+        with contextlib.ExitStack() as opened:
+            program = opened.enter_context(Program.open(str(directory / "program")))
+            missing = [name for name in Maps.names() if not (directory / name).exists()]
+            if missing:
+                raise KernelError("read", f"the generation in {directory}", errno.ENOENT, hint=_OTHER_VERSION)
+            maps = Maps.collect(lambda name: _open_descriptor(directory / name))
+            for map_ in maps.by_name().values():
+                opened.enter_context(map_)
+            if maps.config.value_size != abi.size_of("config"):
+                raise KernelError("read", f"the generation in {directory}", errno.EINVAL, hint=_OTHER_VERSION)
+            opened.pop_all()
+        return cls(program, maps)
 
     def pin(self, directory: Path) -> None:
         """Pins the program and each map by its name; the directory is there and empty."""

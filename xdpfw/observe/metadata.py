@@ -120,7 +120,6 @@ class Metadata:
 
     policy_file: str
     source_digest: str
-    rules_digest: str  # of all that rules are compiled from: the files of sets are not among it
     image_digest: str
     program_digest: str  # of the object file that the program came from
     applied_at: float
@@ -131,6 +130,7 @@ class Metadata:
     sets: tuple[SetMeta, ...]
     knocks: tuple[KnockMeta, ...] = ()
     has_state: bool = False  # it uses the maps that outlive a generation
+    rules_digest: str = ""  # of all that rules are compiled from: the files of sets are not among it
 
     def to_bytes(self) -> bytes:
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
