@@ -4,6 +4,11 @@
 from __future__ import annotations
 
 import gc
+import gzip
+import lzma
+import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -138,14 +143,44 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert not sources.files
 
 
-def test_a_file_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "MAX_FILE_BYTES", 1 << 20)
-    with pytest.raises(PolicyError, match="/dev/zero is larger than 1 MiB"):
-        Sources.from_disk().read("/dev/zero")
+    path = tmp_path / "large"
+    path.touch()
+    os.truncate(path, (1 << 20) + 1)
+    with pytest.raises(PolicyError, match="large is larger than 1 MiB"):
+        Sources.from_disk().read(str(path))
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path, kind in ((fifo, "a FIFO"), ("/dev/zero", "a device")):
+        with pytest.raises(PolicyError, match=f"cannot read '{path}': it is {kind}, and no regular file"):
+            Sources.from_disk().read(str(path))
+    assert Sources.from_disk().read("/dev/null") == ""
+
+
+def test_a_pipe_that_the_caller_has_opened_is_read_to_its_end() -> None:
+    reader, writer = os.pipe()
+    try:
+        with subprocess.Popen(["/bin/echo", "version: 1"], stdout=writer):
+            os.close(writer)
+            assert Sources.from_disk().read(f"/dev/fd/{reader}") == "version: 1\n"
+    finally:
+        os.close(reader)
 
 
 def test_bytes_that_are_not_utf8_have_a_position(tmp_path: Path) -> None:
     path = tmp_path / "latin1.yaml"
     path.write_bytes("a: é\nb: ".encode() + b"\xe9")
     with pytest.raises(PolicyError, match=r"latin1.yaml:2:4: byte 0xe9 is not valid UTF-8"):
+        Sources.from_disk().read(str(path))
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_compressed_file_is_told_to_be_one(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(compress(b"192.0.2.0/24\n"))
+    with pytest.raises(PolicyError, match=r"list.txt:1:[12]: byte .* \(it is compressed: unpack it first\)"):
         Sources.from_disk().read(str(path))

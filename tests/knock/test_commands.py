@@ -289,4 +289,4 @@ def test_who_knocks_needs_nothing_of_the_firewall(arguments: tuple[str, ...]) ->
     modules = imported(*arguments)
     assert not modules & (SLOW_IMPORTS | {"cffi"})
     parts = {".".join(name.split(".")[:2]) for name in modules if name.startswith("xdpfw.")}
-    assert parts <= {"xdpfw.cli", "xdpfw.errors", "xdpfw.knock", "xdpfw.policy"}
+    assert parts <= {"xdpfw.cli", "xdpfw.errors", "xdpfw.knock", "xdpfw.policy", "xdpfw.regularfile"}

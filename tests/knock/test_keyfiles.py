@@ -163,8 +163,13 @@ def test_reading_tells_why_not(tmp_path: Path) -> None:
         keyfiles.read(Path("/nowhere"))
     with pytest.raises(KeyFileError, match=r"cannot read .*null byte"):
         keyfiles.read(Path("a\0b"))
-    with pytest.raises(KeyFileError, match="/dev/zero is larger than 1 MiB"):
-        keyfiles.read(Path("/dev/zero"))
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(KeyFileError, match=r"cannot read '.*/fifo': it is a FIFO, and no regular file"):
+        keyfiles.read(tmp_path / "fifo")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", keyfiles.MAX_FILE_BYTES + 1)
+    with pytest.raises(KeyFileError, match="large is larger than 1 MiB"):
+        keyfiles.read(tmp_path / "large")
     (tmp_path / "f").write_bytes(b"\xff")
     with pytest.raises(KeyFileError, match="is not text in UTF-8"):
         keyfiles.read(tmp_path / "f")

@@ -26,6 +26,7 @@ from xdpfw.knock.keys import (
     is_name,
     parse_server_half,
 )
+from xdpfw.regularfile import regular
 
 MAX_FILE_BYTES: Final = 1 << 20
 """4,096 keys take 400 KiB."""
@@ -39,7 +40,7 @@ _COMMENTED_OUT: Final = re.compile(r"(?m)^[ \t]*#[ \t]*key[ \t]+([1-9][0-9]{0,4}
 def read(path: Path) -> str:
     """The text of a key or secret file. Raises KeyFileError."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

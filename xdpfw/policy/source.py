@@ -32,6 +32,7 @@ from yaml.events import (
 
 from xdpfw.errors import PolicyError, Position
 from xdpfw.policy.values import quoted
+from xdpfw.regularfile import regular
 
 MAX_DEPTH: Final = 16
 """Mappings and lists within each other. The language itself needs 7."""
@@ -101,6 +102,9 @@ _DIGITS: Final = frozenset("0123456789")
 _ODD_KEYS: Final = frozenset(("<<", "", "~", "null"))
 _REFUSED_CHARACTER = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|\ufeff")
 
+
+_COMPRESSED: Final = (b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+"""How files of gzip (RFC 1952), xz and zstd (RFC 8878) begin."""
 
 _STAND_IN: Final = "# a stand-in: xdpfw does not store the secret itself\n"
 
@@ -212,7 +216,7 @@ class Sources:
 
     def _from_disk(self, path: str, named_at: Position | None, *, is_secret: bool) -> str:
         try:
-            with open(path, "rb") as file:
+            with open(path, "rb", opener=regular) as file:
                 status = os.fstat(file.fileno())
                 self._access[path] = Access(stat.S_IMODE(status.st_mode), status.st_uid)
                 data = file.read(MAX_FILE_BYTES + 1)
@@ -228,9 +232,9 @@ class Sources:
         except UnicodeDecodeError as error:
             before = data[: error.start].decode()
             place = offset(path, before, len(before))
-            raise PolicyError(
-                f"byte 0x{data[error.start]:02x} is not valid UTF-8", place, hint="save the file as UTF-8"
-            ) from None
+            is_compressed = data.startswith(_COMPRESSED)
+            hint = "it is compressed: unpack it first" if is_compressed else "save the file as UTF-8"
+            raise PolicyError(f"byte 0x{data[error.start]:02x} is not valid UTF-8", place, hint=hint) from None
 
 
 def combined(errors: Sequence[PolicyError]) -> PolicyError:
