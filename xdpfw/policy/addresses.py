@@ -16,6 +16,7 @@ V6_BITS: Final = 128
 
 _LENGTH = re.compile(r"0|[1-9][0-9]{0,2}")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9._-]*|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]+")
+_NO_NAMES: Final = "host names are not looked up"
 _OCTETS = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
@@ -68,7 +69,16 @@ def parse_addresses(text: str) -> Addresses:
 def address(value: object) -> Addresses | SetName:
     """What ``src`` and ``dst`` take."""
     text = text_of(value)
-    return set_name(text) if text[:1] == "@" else parse_addresses(text)
+    if text[:1] == "@":
+        return set_name(text)
+    try:
+        return parse_addresses(text)
+    except NotationError as problem:
+        # Not where addresses alone can stand, as in a set.
+        word = text.partition("/")[0]
+        if problem.hint == _NO_NAMES and _WORD.fullmatch(word):
+            problem.hint = f"a set is written @{word}; {_NO_NAMES}"
+        raise
 
 
 def _written(bits: int, address: int) -> str:
@@ -110,9 +120,7 @@ def _not_an_address(address: str, text: str) -> NotationError:
             return NotationError(f"{shown(text)} has {parts}, and an IPv4 address has 4")
         return NotationError(f"{shown(text)} has a part above 255")
     if _WORD.fullmatch(address):
-        return NotationError(
-            f"{shown(text)} is not an address", hint=f"a set is written @{address}; host names are not looked up"
-        )
+        return NotationError(f"{shown(text)} is not an address", hint=_NO_NAMES)
     return NotationError(f"{shown(text)} is not an IPv4 or IPv6 address, prefix or range")
 
 
