@@ -103,7 +103,8 @@ class Controller:
                     )
                 )
                 generation.pin(directory)
-                metadata.pin(directory, meta, source.files, rulestables.to_bytes(image.wanted_sets))
+                kept = rulestables.to_bytes(None if image.has_cut_sets else image.wanted_sets)
+                metadata.pin(directory, meta, source.files, kept)
             try:
                 with contextlib.ExitStack() as undo:
                     if inherited is None:
@@ -130,6 +131,8 @@ class Controller:
                 if (meta.rules_digest, meta.program_digest) != (rules_digest, object_digest()):
                     continue
                 wanted = rulestables.from_bytes(metadata.read_wanted_sets(directory), policy.address_sets)
+                if wanted is None:
+                    return None
                 return RulesTables(*opened.enter_context(Generation.open(directory)).tables(), wanted)
         return None
 

@@ -21,10 +21,9 @@ from xdpfw.errors import CapacityError
 
 
 def taken_over(image: MapImage, later: ir.Policy) -> MapImage:
-    kept = rulestables.to_bytes(image.wanted_sets)
-    return compile_policy(
-        later, RulesTables(image.config, image.tables, rulestables.from_bytes(kept, later.address_sets))
-    )
+    kept = rulestables.from_bytes(rulestables.to_bytes(image.wanted_sets), later.address_sets)
+    assert kept is not None
+    return compile_policy(later, RulesTables(image.config, image.tables, kept))
 
 
 def sets_of(whole: ir.Policy) -> tuple[ir.AddressSet, ...]:
@@ -42,7 +41,8 @@ def test_it_is_what_compiling_everything_makes(shape: str, drawn: ir.Policy) -> 
             image = compile_policy(whole)
         except CapacityError:
             return
-    assert taken_over(image, whole) == image
+    if not image.has_cut_sets:
+        assert taken_over(image, whole) == image
 
 
 def table(*spans: tuple[int, int]) -> AddressTable:
@@ -73,3 +73,20 @@ def test_a_set_that_is_gone_is_noticed() -> None:
     kept = rulestables.to_bytes(compile_policy(listing(table((1, 5)))).wanted_sets)
     with pytest.raises(KeyError):
         rulestables.from_bytes(kept, ())
+
+
+def test_sets_that_there_is_no_room_for_are_cut_up() -> None:
+    """All but a list, of more networks than the wide group has room for: as if the list were written out."""
+    bad = ir.AddressSet("bad", table((0x0A000005, 0x0A000005), (0x0A000200, 0x0A00020F)), 2, "bad.txt")
+    named, written = AddressRanges(sets=(bad,)), v4(*(ir.Range(*span) for span in bad.table.v4.tolist()))
+
+    def networks(unless: AddressRanges) -> ir.Policy:
+        rules = (
+            rule(i, Match(src=v4(prefix(0x0A000000 + (i << 8), 24))), unless=Match(src=unless)) for i in range(4200)
+        )
+        return policy(*rules)
+
+    image = compile_policy(networks(named))
+    assert image.has_cut_sets
+    assert image.tables == compile_policy(networks(written)).tables
+    assert rulestables.from_bytes(rulestables.to_bytes(None), ()) is None

@@ -11,11 +11,13 @@ from typing import Final
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.classifier import LOOKUP_MEMBERS, LOOKUP_STEPS, build_lookup, is_plain
+from xdpfw.compiler.cutsets import with_sets_cut_up
 from xdpfw.compiler.knocks import KnockTables, compile_knocks, with_rules
 from xdpfw.compiler.progress import Progress, unseen
 from xdpfw.compiler.rulestables import RulesTables
 from xdpfw.compiler.settables import SetConditions, build_set_tables
 from xdpfw.compiler.tables import bounds
+from xdpfw.errors import CapacityError
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import ActionFlag, ActionKind, Verdict
 from xdpfw.policy.collector import collector_paused
@@ -50,6 +52,7 @@ class MapImage:
     knocks: KnockTables
     has_state: bool  # it uses the maps that outlive a generation
     wanted_sets: SetConditions  # what set_tables are made from
+    has_cut_sets: bool = False  # sets with files are among the rules' own addresses: a later image takes nothing over
 
     @functools.cached_property
     def digest(self) -> str:
@@ -99,8 +102,21 @@ def compile_policy(policy: ir.Policy, earlier: RulesTables | None = None, progre
         def step(done: int) -> None:
             progress("compiling", done, _STEPS)
 
-        lookup, tables, wanted_sets = build_lookup(with_rules(policy, knocks), len(knocks.rules), step)
+        has_cut_sets = False
+        try:
+            lookup, tables, wanted_sets = build_lookup(with_rules(policy, knocks), len(knocks.rules), step)
+        except CapacityError as error:
+            cut = with_sets_cut_up(policy)
+            if cut is None:
+                raise
+            has_cut_sets = True
+            try:
+                lookup, tables, wanted_sets = build_lookup(with_rules(cut, knocks), len(knocks.rules), step)
+            except CapacityError:
+                raise error from None
         earlier = RulesTables(abi.pack("config", lookup), tables, wanted_sets)
+    else:
+        has_cut_sets = False
     progress("compiling", LOOKUP_STEPS, _STEPS)
     sets, set_directions, set_tables = build_set_tables(earlier.wanted_sets)
     progress("compiling", LOOKUP_STEPS + 1, _STEPS)
@@ -137,6 +153,7 @@ def compile_policy(policy: ir.Policy, earlier: RulesTables | None = None, progre
         knocks,
         has_state,
         earlier.wanted_sets,
+        has_cut_sets,
     )
 
 

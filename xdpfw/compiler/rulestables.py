@@ -25,8 +25,10 @@ class RulesTables:
     wanted_sets: SetConditions
 
 
-def to_bytes(wanted: SetConditions) -> bytes:
-    """As JSON: sets by name."""
+def to_bytes(wanted: SetConditions | None) -> bytes:
+    """As JSON: sets by name. None stands for tables that nothing can be taken over from."""
+    if wanted is None:
+        return b"null"
     return json.dumps(
         {
             "conditions": [
@@ -42,10 +44,12 @@ def to_bytes(wanted: SetConditions) -> bytes:
     ).encode()
 
 
-def from_bytes(data: bytes, sets: Iterable[AddressSet]) -> SetConditions:
+def from_bytes(data: bytes, sets: Iterable[AddressSet]) -> SetConditions | None:
     """The same with what ``sets`` hold now. Raises KeyError where one of those that are named is not among them."""
     by_name = {each.name: each for each in sets}
     found = json.loads(data)
+    if found is None:
+        return None
     return SetConditions(
         conditions=tuple(
             SetCondition(
