@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from xdpfw.cli import progressbar
 from xdpfw.cli.app import App
 from xdpfw.cli.policyfile import PolicyFile
 from xdpfw.cli.progressbar import progress_bar
 
+HIDE_CURSOR = "\x1b[?25l"
 SHOW_CURSOR = "\x1b[?25h"
 ERASE_LINE = "\x1b[2K"
 
@@ -68,6 +71,37 @@ def test_a_bar_is_gone_in_the_end() -> None:
         progress("compiling", 0, 0)
         assert SHOW_CURSOR not in stderr.getvalue()
     assert ERASE_LINE in stderr.getvalue()[stderr.getvalue().index(SHOW_CURSOR) :]
+
+
+@pytest.mark.parametrize("step", ["set_live", "show_cursor", "push_render_hook"])
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_bar_that_is_interrupted_in_its_start_is_gone(
+    monkeypatch: pytest.MonkeyPatch, step: str, is_done: bool
+) -> None:
+    """A signal comes before or after one of the steps that rich starts by."""
+    real = getattr(Console, step)
+    hit = False
+
+    def interrupted(console: Console, *arguments: Any) -> Any:
+        nonlocal hit
+        if not hit and not is_done:
+            hit = True
+            raise KeyboardInterrupt
+        found = real(console, *arguments)
+        if not hit:
+            hit = True
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Console, step, interrupted)
+    stderr = Terminal()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        progress_bar(App(stdout=Terminal(), stderr=stderr, terminal=True)) as progress,
+    ):
+        progress("compiling", 0, 0)
+    assert hit
+    assert stderr.getvalue().rfind(SHOW_CURSOR) > stderr.getvalue().rfind(HIDE_CURSOR)
 
 
 def test_reading_tells_how_far_it_has_come(tmp_path: Path) -> None:

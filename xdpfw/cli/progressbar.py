@@ -55,8 +55,13 @@ class _LateBar:
             self._bar.update(self._task, total=total or None, completed=done)
 
     def stop(self) -> None:
-        if self._bar is not None:
+        if self._bar is None:
+            return
+        try:
             self._bar.stop()
+        except IndexError:
+            # Interrupted in its start, rich takes back what it has not set yet, and stops there.
+            self._bar.console.show_cursor(True)
 
 
 def _bar(stream: TextIO) -> Bar:
