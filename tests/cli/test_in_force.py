@@ -6,6 +6,7 @@ What traffic meets them is in netns-tests.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -109,6 +110,81 @@ def test_apply_warns_of_rules_that_are_never_reached(firewall: Firewall, write: 
     ran = firewall("apply", path)
     assert ran.status == 0
     assert ran.lines[-1] == f'{path}:8:5: rule "late" is never reached: "web" decides all of its packets'
+
+
+def test_apply_tells_of_some_rules_that_are_never_reached_and_of_how_many_more(
+    firewall: Firewall, write: Callable[[str], Path]
+) -> None:
+    late = "  - {match: {proto: tcp, dport: 80}, action: drop}\n" * 1031
+    path = write(POLICY.replace("tests:", f"{late}tests:"))
+    lines = firewall("apply", path).lines
+    assert lines[0] == f"{path} is in force (generation 1)"
+    assert sum("is never reached" in line for line in lines) == 20
+    assert lines[-1] == "and 1,011 more: xdpfw check lists them"
+    notes = firewall("apply", path, "--json").json["notes"]
+    assert sum("is never reached" in note for note in notes) == 1031
+    assert not any("xdpfw check" in note for note in notes)
+
+
+@pytest.mark.parametrize("command", ["apply", "plan"])
+def test_set_files_that_look_lost_or_too_wide_are_told(
+    firewall: Firewall, write: Callable[[str], Path], tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "lost.txt").write_text("# gone\n")
+    (tmp_path / "wide.txt").write_text("::/0\n")
+    sets = "sets: {a: {type: prefix, file: lost.txt}, b: {type: prefix, file: wide.txt}, "
+    path = write(POLICY.replace("sets: {", sets))
+    wanted = [
+        f"set a is empty: {tmp_path / 'lost.txt'} has no entries",
+        f"set b has every IPv6 address: an entry of {tmp_path / 'wide.txt'} is too wide",
+    ]
+    assert [line for line in firewall(command, path).lines if line.startswith("set ") and ":" in line] == wanted
+    assert [note for note in firewall(command, path, "--json").json["notes"] if note.startswith("set ")] == wanted
+
+
+def interrupt_in(monkeypatch: pytest.MonkeyPatch, name: str, *, is_done: bool = False) -> None:
+    """Whoever calls the function of this name is interrupted, before it does anything or when it is done."""
+    module, _, function = name.rpartition(":")
+    parent, _, attribute = function.rpartition(".")
+    owner = importlib.import_module(module)
+    owner = getattr(owner, parent) if parent else owner
+    real = getattr(owner, attribute)
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        if is_done:
+            real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, attribute, interrupted)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "xdpfw.cli.policyfile:load",
+        "xdpfw.compiler.image:compile_policy",
+        "xdpfw.simulate.policytest:prepare",
+        "xdpfw.compiler.lint:never_reached",
+    ],
+)
+def test_an_apply_that_is_interrupted_before_the_switch_says_that_nothing_is_changed(
+    firewall: Firewall, applied: Path, write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write(POLICY.replace("80, 443", "80"))
+    interrupt_in(monkeypatch, name)
+    ran = firewall("apply", applied)
+    assert (ran.status, ran.out, ran.err) == (130, "", "interrupted: nothing is changed\n")
+    assert firewall("status", "--json").json["generation"] == 1
+
+
+def test_an_apply_that_is_interrupted_while_it_switches_says_where_to_look(
+    firewall: Firewall, applied: Path, write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(POLICY.replace("80, 443", "80"))
+    interrupt_in(monkeypatch, "xdpfw.controller:Controller.apply", is_done=True)
+    ran = firewall("apply", applied)
+    assert (ran.status, ran.err) == (130, "interrupted: xdpfw status tells which policy is in force\n")
+    assert firewall("status", "--json").json["generation"] == 2
 
 
 def test_apply_does_not_confirm_yet(firewall: Firewall, write: Callable[[str], Path]) -> None:

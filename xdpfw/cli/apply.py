@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import click
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MAX_LINTED_RULES: Final = 150_000
 """Looking through more would hold up apply for more than a few seconds."""
+
+MAX_TOLD_UNREACHED: Final = 20
+"""More would push out of sight that the policy is in force."""
 
 
 @click.command(
@@ -50,17 +53,48 @@ def command(
     JSON: {"changed", "generation", "interfaces": {NAME: MODE}, "tests": {"passed", "failed"}, "notes": [...]}; where a
     test failed, {"changed": false, "tests", "failures": [...]}.
     """
+    from xdpfw.errors import UsageError
+
+    if confirm is not None:
+        raise UsageError("--confirm is not supported yet", hint="leave it out")
+    with _Interrupts(app) as interrupts:
+        return _apply(app, rules, interrupts, skip_tests=skip_tests, netns=netns, instance=instance, as_json=as_json)
+
+
+class _Interrupts:
+    """Tells whoever interrupts the work in this context what has become of it: ``state``, as far as it is certain."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.state = "nothing is changed"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is KeyboardInterrupt:
+            self._app.complain(f"interrupted: {self.state}")
+
+
+def _apply(
+    app: App,
+    rules: str,
+    interrupts: _Interrupts,
+    *,
+    skip_tests: bool,
+    netns: str | None,
+    instance: str | None,
+    as_json: bool,
+) -> int:
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.cli.progressbar import progress_bar
     from xdpfw.cli.test import failures, print_result
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.lower import not_in_force, rules_digest
     from xdpfw.controller import Controller, Source
-    from xdpfw.errors import UsageError
     from xdpfw.policy.knocks import secret_notes
+    from xdpfw.policy.sets import set_notes
 
-    if confirm is not None:
-        raise UsageError("--confirm is not supported yet", hint="leave it out")
     with progress_bar(app, as_json=as_json) as progress:
         file = PolicyFile.read(rules, progress)
         controller = Controller(app.pins(instance, netns), netns, app.clock)
@@ -70,11 +104,19 @@ def command(
         results = [] if skip_tests else _test(file, image)
         failed = [result for result in results if not result.ok]
         if not failed:
+            # All that takes time comes before the switch: who interrupts behind it would not know that it was made.
+            progress("looking for rules that are never reached", 0, 0)
+            of_policy = [
+                *not_in_force(file.policy),
+                *set_notes(file.loaded.sets.values()),
+                *secret_notes(file.loaded.knocks.values(), file.sources),
+            ]
+            warnings, unreached = _warnings(file.policy)
             progress("loading", 0, 0)
             source = Source(os.path.abspath(rules), dict(file.sources.files), file.sources.digest, digest)
+            interrupts.state = "xdpfw status tells which policy is in force"
             applied = controller.apply(file.policy, image, source)
-            progress("looking for rules that are never reached", 0, 0)
-            warnings = _warnings(file.policy)
+            interrupts.state = f"{rules} is in force"
     tests = {"passed": len(results) - len(failed), "failed": len(failed)}
     if failed:
         if as_json:
@@ -85,12 +127,7 @@ def command(
                 print_result(app, file.policy, result)
             app.say(f"nothing is changed: {len(failed)} of {len(results)} tests failed (--skip-tests overrides)")
         return 1
-    notes = [
-        *applied.notes,
-        *not_in_force(file.policy),
-        *secret_notes(file.loaded.knocks.values(), file.sources),
-        *warnings,
-    ]
+    notes = [*applied.notes, *of_policy, *warnings]
     if as_json:
         app.say_json(
             {
@@ -98,7 +135,7 @@ def command(
                 "generation": applied.generation,
                 "interfaces": applied.modes,
                 "tests": tests,
-                "notes": notes,
+                "notes": [*notes, *unreached],
             }
         )
         return 0
@@ -106,21 +143,23 @@ def command(
     app.say(f"{rules} {what} (generation {applied.generation})", colour="green")
     for name, mode in applied.modes.items():
         app.say(f"  {name}: {mode}")
-    for note in notes:
-        app.say(note)
+    for line in (*notes, *unreached[:MAX_TOLD_UNREACHED]):
+        app.say(line)
+    if len(unreached) > MAX_TOLD_UNREACHED:
+        app.say(f"and {len(unreached) - MAX_TOLD_UNREACHED:,} more: xdpfw check lists them")
     return 0
 
 
-def _warnings(policy: ir.Policy) -> list[str]:
+def _warnings(policy: ir.Policy) -> tuple[list[str], list[str]]:
+    """A line for each thing that is likely to be wrong, and one for each rule that is never reached."""
     from xdpfw.compiler.knocklint import knock_lints
     from xdpfw.compiler.lint import never_reached
 
     warnings = [f"{each.knock.position}: {each}" for each in knock_lints(policy)]
     if len(policy.rules) > MAX_LINTED_RULES:
         warnings.append(f"of {len(policy.rules)} rules, xdpfw check tells which are never reached; that takes a while")
-    else:
-        warnings += [f"{each.rule.position}: {each}" for each in never_reached(policy)]
-    return warnings
+        return warnings, []
+    return warnings, [f"{each.rule.position}: {each}" for each in never_reached(policy)]
 
 
 def _test(file: PolicyFile, image: MapImage) -> list[CaseResult]:

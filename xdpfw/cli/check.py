@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from xdpfw.compiler.knocklint import KnockLint
     from xdpfw.compiler.lint import Unreached
     from xdpfw.errors import PolicyError, Position
-    from xdpfw.policy.load import LoadedPolicy
 
 
 @click.command(short_help="Validate and lint a policy.", epilog=examples("xdpfw check edge.yaml"))
@@ -43,6 +42,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
     from xdpfw.compiler.lower import not_in_force
     from xdpfw.errors import PolicyError
     from xdpfw.policy.knocks import secret_notes
+    from xdpfw.policy.sets import set_notes
     from xdpfw.simulate.policytest import prepare
 
     try:
@@ -60,7 +60,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
         raise
     loaded = policy_file.loaded
     of_secrets = secret_notes(loaded.knocks.values(), policy_file.sources)
-    notes = [*not_in_force(policy), *_empty_files(loaded), *_whole_families(loaded), *of_secrets]
+    notes = [*not_in_force(policy), *set_notes(loaded.sets.values()), *of_secrets]
     counts = {
         "interfaces": len(policy.interfaces),
         "rules": len(policy.rules),
@@ -106,26 +106,6 @@ def _knock_json(lint: KnockLint) -> dict[str, Any]:
         **_place(lint.knock.position),
         "message": str(lint),
     }
-
-
-def _empty_files(loaded: LoadedPolicy) -> list[str]:
-    """A set without elements is meant so; one whose file has none may have lost them."""
-    return [
-        f"set {each.name} is empty: {each.file} has no entries"
-        for each in loaded.sets.values()
-        if each.file is not None and not each.entries
-    ]
-
-
-def _whole_families(loaded: LoadedPolicy) -> list[str]:
-    """A list of others has an entry such as 0.0.0.0/0 by mistake."""
-    return [
-        f"set {each.name} has every {family} address: an entry of {each.file} is too wide"
-        for each in loaded.sets.values()
-        if each.file is not None
-        for family, bits, ranges in (("IPv4", 32, each.prefixes.table.v4), ("IPv6", 128, each.prefixes.table.v6))
-        if len(ranges) == 1 and each.prefixes.table.spans(bits) == [(0, (1 << bits) - 1)]
-    ]
 
 
 def _error(error: PolicyError) -> dict[str, Any]:

@@ -41,13 +41,19 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
     from xdpfw.controller import Controller
     from xdpfw.plan import compare
     from xdpfw.policy.knocks import secret_notes
+    from xdpfw.policy.sets import set_notes
 
     file = PolicyFile.read(rules)
     image = compile_policy(file.policy)
     pins = app.pins(instance, netns)
     foreseen = Controller(pins, netns).foresee(file.policy, image)
     plan = compare(_in_force(pins), _snapshot(file.sources.files))
-    notes = [*foreseen, *not_in_force(file.policy), *secret_notes(file.loaded.knocks.values(), file.sources)]
+    notes = [
+        *foreseen,
+        *not_in_force(file.policy),
+        *set_notes(file.loaded.sets.values()),
+        *secret_notes(file.loaded.knocks.values(), file.sources),
+    ]
     if as_json:
         app.say_json({**plan.to_json(), "notes": notes})
         return

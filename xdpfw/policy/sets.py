@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from xdpfw.errors import PolicyError, Position
 from xdpfw.policy import values
-from xdpfw.policy.addresses import Addresses
+from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses
 from xdpfw.policy.entries import Entries, lines, parse_entry
 from xdpfw.policy.problems import Place
 from xdpfw.policy.values import NotationError, SetName, Span
@@ -72,6 +72,28 @@ class LoadedSet:
 
     def _error(self, problem: NotationError, position: Position, what: str = "") -> PolicyError:
         return PolicyError(f"{self.place.subject}: {what}{problem.message}", position, hint=problem.hint)
+
+
+def set_notes(sets: Iterable[LoadedSet]) -> list[str]:
+    """Lines about the files of sets: those without entries, and those with every address of a family."""
+    from_files = [each for each in sets if each.file is not None]
+    return [*_empty_files(from_files), *_whole_families(from_files)]
+
+
+def _empty_files(sets: Iterable[LoadedSet]) -> Iterator[str]:
+    """A set without elements is meant so; one whose file has none may have lost them."""
+    for each in sets:
+        if not each.entries:
+            yield f"set {each.name} is empty: {each.file} has no entries"
+
+
+def _whole_families(sets: Iterable[LoadedSet]) -> Iterator[str]:
+    """A list of others has an entry such as 0.0.0.0/0 by mistake."""
+    for each in sets:
+        table = each.prefixes.table
+        for family, bits, ranges in (("IPv4", V4_BITS, table.v4), ("IPv6", V6_BITS, table.v6)):
+            if len(ranges) == 1 and table.spans(bits) == [(0, (1 << bits) - 1)]:
+                yield f"set {each.name} has every {family} address: an entry of {each.file} is too wide"
 
 
 def _port(element: object) -> Span:
