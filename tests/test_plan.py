@@ -180,7 +180,43 @@ def test_keys_that_change_are_told_beside_what_the_text_has(
 
 def test_a_knock_on_other_addresses_keeps_its_keys() -> None:
     (change,) = compare(with_keys(key(1, 1)), with_keys(key(1, 1), to="192.0.2.2")).knocks
-    assert "keys or secret" not in str(change.after)
+    assert change.after == f"{change.before} (its set here changes)"
+
+
+def test_a_knock_tells_of_all_that_its_text_leaves_out() -> None:
+    (change,) = compare(with_keys(key(1, 1)), with_keys(key(1, 2), to="192.0.2.2")).knocks
+    assert change.after == f"{change.before} (its keys or secret change; its set here changes)"
+
+
+def test_a_knock_is_as_it_was_where_its_set_has_the_same_addresses() -> None:
+    plan = compare(with_keys(key(1, 1)), with_keys(key(1, 1), to="192.0.2.1, 192.0.2.1/32, 192.0.2.1-192.0.2.1"))
+    assert not plan.knocks
+
+
+def with_sets(*, nets: str, ours: str = "203.0.113.1", extra: str = "") -> Snapshot:
+    text = (
+        f"version: 1\ninterfaces: {{eth0: {{}}}}\ndefault: drop\nsets:\n{extra}"
+        "  nets: {type: prefix, file: nets.txt}\n"
+        "  ours: {type: prefix, file: ours.txt}\n"
+        "knocks: {admin: {sequence: [100/udp, 200/udp], opens: [22/tcp], to: '@ours', except: {src: '@nets'}}}\n"
+    )
+    loaded = load("p.yaml", Sources.from_bundle({"p.yaml": text, "nets.txt": nets, "ours.txt": ours}))
+    return Snapshot(lower(loaded), loaded.sets)
+
+
+def test_a_knock_tells_of_its_sets_that_change() -> None:
+    before, extra = with_sets(nets="10.0.0.0/8"), "  more: {type: prefix, elements: [192.0.2.9]}\n"
+    (change,) = compare(before, with_sets(nets="10.0.0.0/9", extra=extra)).knocks
+    assert change == Change(Kind.CHANGED, "admin", change.before, f"{change.before} (its set nets changes)")
+    (change,) = compare(before, with_sets(nets="10.0.0.0/9", ours="203.0.113.2")).knocks
+    assert str(change.after).endswith("except src @nets (its set ours changes; its set nets changes)")
+    assert not compare(before, with_sets(nets="10.0.0.0/8", extra=extra)).knocks
+
+
+def test_nothing_changes_from_a_policy_to_itself() -> None:
+    only = with_sets(nets="10.0.0.0/8")
+    assert compare(only, only) == compare(only, with_sets(nets="10.0.0.0/8"))
+    assert not compare(only, only).changes
 
 
 def knocks(name: str, secret: str, within: str = "10s") -> Snapshot:

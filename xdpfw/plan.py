@@ -71,10 +71,12 @@ class Plan:
 
 
 def compare(before: Snapshot | None, after: Snapshot) -> Plan:
-    """The changes from ``before``, None where nothing is in force.
+    """The changes from ``before``, None where nothing is in force; none where both are the same object.
 
     A rule counts as changed for its own text; what its sets gain and lose is told of the sets alone.
     """
+    if before is after:
+        return Plan(first=False, interfaces=(), settings=(), knocks=(), rules=(), sets=())
     old = before.policy if before else None
     new = after.policy
     sets = tuple(_set_changes(before.sets if before else {}, after.sets))
@@ -82,7 +84,7 @@ def compare(before: Snapshot | None, after: Snapshot) -> Plan:
         first=before is None,
         interfaces=tuple(_changes(_interfaces(old), _interfaces(new))),
         settings=tuple(_changes(_settings(old), _settings(new))),
-        knocks=tuple(_knock_changes(old, new)),
+        knocks=tuple(_knock_changes(old, new, {change.name for change in sets if change.kind is Kind.CHANGED})),
         rules=tuple(_rule_changes(old, new, {change.name for change in sets})),
         sets=sets,
     )
@@ -109,7 +111,8 @@ def _settings(policy: ir.Policy | None) -> dict[str, str]:
     return {"default": str(policy.default), "invalid": str(policy.invalid), **allow}
 
 
-def _knock_changes(before: ir.Policy | None, after: ir.Policy) -> Iterator[Change]:
+def _knock_changes(before: ir.Policy | None, after: ir.Policy, changed_sets: set[str]) -> Iterator[Change]:
+    """Secrets and sets may change under a text that stays: then the text after it says so."""
     old = {knock.name: knock for knock in before.knocks} if before else {}
     new = {knock.name: knock for knock in after.knocks}
     for name in {**old, **new}:
@@ -118,8 +121,9 @@ def _knock_changes(before: ir.Policy | None, after: ir.Policy) -> Iterator[Chang
             kind = Kind.ADDED if was is None else Kind.REMOVED
             yield Change(kind, name, was.text if was else None, will_be.text if will_be else None)
         elif was != will_be:
-            also = " (its keys or secret change)" if _have_other_secrets(was, will_be) else ""
-            yield Change(Kind.CHANGED, name, was.text, will_be.text + also)
+            also = ["its keys or secret change"] if _have_other_secrets(was, will_be) else []
+            also += [f"its set {each} changes" for each in will_be.sets if each in changed_sets and each in was.sets]
+            yield Change(Kind.CHANGED, name, was.text, will_be.text + (f" ({'; '.join(also)})" if also else ""))
 
 
 def _have_other_secrets(was: ir.Knock, will_be: ir.Knock) -> bool:

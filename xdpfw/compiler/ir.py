@@ -255,6 +255,7 @@ class Knock:
     to: AddressRanges | None = None
     unless: Match | None = None
     text: str = ""  # the knock in canonical one-line form, without secrets, for plan and status
+    sets: tuple[str, ...] = ()  # names of those that it names, for plan
     position: Position | None = field(default=None, compare=False)
 
 

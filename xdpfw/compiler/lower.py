@@ -154,6 +154,7 @@ class _Lowering:
             if unless is None
             else self.match(unless, _protocols(unless) or _opened_protocols(model), whole_sets=False),
             text=knock_text(knock),
+            sets=tuple(dict.fromkeys(_sets_of_knock(model))),
             position=knock.place.position(of_key=True),
         )
 
