@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +14,12 @@ from xdpfw.cli.options import examples, instance_options, json_option, rules_arg
 from xdpfw.policy.collector import collector_paused
 
 if TYPE_CHECKING:
+    from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.compiler.progress import Progress
     from xdpfw.kernel.pins import Pins
     from xdpfw.plan import Plan, Snapshot
+    from xdpfw.policy.sets import LoadedSet
+    from xdpfw.policy.source import Sources
 
 
 @click.command(
@@ -36,24 +41,31 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
     moved.
     """
     from xdpfw.cli.policyfile import PolicyFile
+    from xdpfw.cli.progressbar import progress_bar
     from xdpfw.compiler.image import compile_policy
-    from xdpfw.compiler.lower import not_in_force
+    from xdpfw.compiler.lower import not_in_force, rules_digest
     from xdpfw.controller import Controller
     from xdpfw.plan import compare
     from xdpfw.policy.knocks import secret_notes
     from xdpfw.policy.sets import set_notes
 
-    file = PolicyFile.read(rules)
-    image = compile_policy(file.policy)
-    pins = app.pins(instance, netns)
-    foreseen = Controller(pins, netns).foresee(file.policy, image)
-    plan = compare(_in_force(pins), _snapshot(file.sources.files))
-    notes = [
-        *foreseen,
-        *not_in_force(file.policy),
-        *set_notes(file.loaded.sets.values()),
-        *secret_notes(file.loaded.knocks.values(), file.sources),
-    ]
+    with progress_bar(app, as_json=as_json) as progress:
+        file = PolicyFile.read(rules, progress)
+        pins = app.pins(instance, netns)
+        controller = Controller(pins, netns)
+        digest = rules_digest(file.loaded)
+        earlier = controller.earlier_rules(file.policy, digest)
+        # Compiled even where nobody is interested in the image: what does not fit, apply would refuse.
+        foreseen = controller.foresee(file.policy, compile_policy(file.policy, earlier, progress))
+        notes = [
+            *foreseen,
+            *not_in_force(file.policy),
+            *set_notes(file.loaded.sets.values()),
+            *secret_notes(file.loaded.knocks.values(), file.sources),
+        ]
+        after, sources = _as_stored(file), file.sources
+        del file  # what is parsed takes more memory than all else: it should not be there twice
+        plan = compare(_in_force(pins, after, sources, digest, progress), after)
     if as_json:
         app.say_json({**plan.to_json(), "notes": notes})
         return
@@ -65,26 +77,67 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
         app.say(note)
 
 
-def _in_force(pins: Pins) -> Snapshot | None:
-    """The policy in force, from the text that is pinned with it."""
+def _in_force(pins: Pins, after: Snapshot, sources: Sources, rules_digest: str, progress: Progress) -> Snapshot | None:
+    """The policy in force, from the text that is pinned with it; ``after`` itself where that has the same text.
+
+    ``sources`` and ``rules_digest`` are those of ``after``. Where only files of sets differ, these alone are read.
+    """
+    from xdpfw.compiler.lower import lower
     from xdpfw.observe import metadata
     from xdpfw.observe.inforce import in_force
-
-    number = in_force(pins)
-    if number is None:
-        return None
-    return _snapshot(metadata.read_source(pins.generation(number)))
-
-
-def _snapshot(files: Mapping[str, str]) -> Snapshot:
-    """The policy of these texts, its own file first: path to text, stand-ins in the place of secrets."""
-    from xdpfw.compiler.lower import lower
     from xdpfw.plan import Snapshot
     from xdpfw.policy.load import load
     from xdpfw.policy.source import Sources
 
-    loaded = load(next(iter(files)), Sources.from_bundle(files))
+    number = in_force(pins)
+    if number is None:
+        return None
+    directory = pins.generation(number)
+    meta = metadata.read(directory)
+    if meta.source_digest == sources.digest:
+        return after
+    files = metadata.read_source(directory)
+    if meta.rules_digest == rules_digest and list(files) == list(sources.files):
+        return Snapshot(after.policy, dict(_sets_of(files, after.sets, sources)))
+
+    def told(phase: str, done: int, total: int) -> None:
+        progress(f"in force: {phase}", done, total)
+
+    loaded = load(next(iter(files)), Sources.from_bundle(files), told)
     return Snapshot(lower(loaded), loaded.sets)
+
+
+def _sets_of(
+    files: Mapping[str, str], sets: Mapping[str, LoadedSet], sources: Sources
+) -> Iterator[tuple[str, LoadedSet]]:
+    """``sets`` with what ``files``, which are stored ones of the same paths, hold in the place of ``sources``."""
+    from xdpfw.policy.entries import Entries
+
+    for name, each in sets.items():
+        if each.file is not None and files[each.file] != sources.files[each.file]:
+            yield name, replace(each, prefixes=Entries.unpacked(files[each.file]))
+        else:
+            yield name, each
+
+
+def _as_stored(file: PolicyFile) -> Snapshot:
+    """The policy with stand-ins in the place of its secrets, as it would be read again from what apply stores."""
+    from xdpfw.compiler.lower import lower
+    from xdpfw.plan import Snapshot
+    from xdpfw.policy.knocks import loaded_knock
+    from xdpfw.policy.source import Sources
+
+    loaded, policy = file.loaded, file.policy
+    if file.sources.secrets_on_disk:
+        stored = Sources.from_bundle(file.sources.files)
+        knocks = {
+            name: loaded_knock(name, knock.model, knock.place, knock.file, stored)
+            for name, knock in loaded.knocks.items()
+        }
+        # Rules and tests are lowered already, and have no secrets.
+        without_rules = replace(loaded, knocks=knocks, rules=(), tests=())
+        policy = replace(policy, knocks=lower(without_rules).knocks)
+    return Snapshot(policy, loaded.sets)
 
 
 def _print(app: App, plan: Plan) -> None:
