@@ -34,6 +34,9 @@ from xdpfw.kernel.program import LOOPBACK, Generation, Program
 
 FILTERS: Final = "acl1_10k"
 LINEAR: Final = (10, 100, 1000)
+QUICK_LINEAR: Final = (10, 100)
+"""Packets that 1,000 rules look at take most of the time."""
+
 ADDRESSES: Final = 10_000
 LEAST_PACKETS: Final = 30_000
 
@@ -52,8 +55,8 @@ class Row:
     set_up: Callable[[], AbstractContextManager[None]]
 
 
-def measure(rounds: int, repeat: int, say: Say, missing: list[str]) -> Iterator[Table]:
-    """``missing`` gets a line for a peer that does not come up here."""
+def measure(rounds: int, repeat: int, say: Say, missing: list[str], linear: Sequence[int] = LINEAR) -> Iterator[Table]:
+    """``missing`` gets a line for a peer that does not come up here. ``linear``: how many rules nftables has."""
     filters, trace = filter_set(FILTERS), subject(FILTERS)
     addresses = _addresses(filters)
     with contextlib.ExitStack() as opened:
@@ -71,7 +74,7 @@ def measure(rounds: int, repeat: int, say: Say, missing: list[str]) -> Iterator[
             programs[f"xdp-filter ({FEATURES}): {ADDRESSES:,} addresses"] = peer
         base = opened.enter_context(dropping_program())
         rows = [
-            *_nft_rows(between, filters, addresses),
+            *_nft_rows(between, filters, addresses, linear),
             *(
                 Row(name, XDP_BASE, partial(between.running, program))
                 for name, program in ({XDP_BASE: base} | programs).items()
@@ -102,10 +105,10 @@ def _policies(trace: Subject, addresses: Sequence[int]) -> dict[str, ir.Policy]:
     return found
 
 
-def _nft_rows(between: Wire, filters: FilterSet, addresses: Sequence[int]) -> Iterator[Row]:
+def _nft_rows(between: Wire, filters: FilterSet, addresses: Sequence[int], linear: Sequence[int]) -> Iterator[Row]:
     device = between.receiving
     rulesets = {NFT_BASE: nft_chain(device)}
-    rulesets |= {f"nftables: {count:,} linear rules": nft_chain(device, nft_rules(filters, count)) for count in LINEAR}
+    rulesets |= {f"nftables: {count:,} linear rules": nft_chain(device, nft_rules(filters, count)) for count in linear}
     for what, (made, rule) in (("a set", nft_set(addresses)), ("a verdict map", nft_verdict_map(addresses))):
         rulesets[f"nftables: {what} of {ADDRESSES:,} addresses"] = nft_chain(device, [rule], [made])
     for number, (label, text) in enumerate(rulesets.items()):

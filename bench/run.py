@@ -32,7 +32,7 @@ OUTPUT: Final = Path(__file__).parents[1] / "build"
 
 QUICK_SETS: Final = ("ten_rules", "acl1_1k", "acl1_10k", "fw1_10k", "v6_acl1_10k")
 QUICK_REPEAT: Final = 10_000
-QUICK_ROUNDS: Final = 5
+QUICK_ROUNDS: Final = 3
 TURNS: Final = 3
 QUICK_SHARE: Final = 10
 TAKEN_APART: Final = ("ten_rules", "acl1_10k")
@@ -82,7 +82,8 @@ def _peers(plan: Plan, say: Say) -> Iterator[Table]:
     if not subjects.is_there(peers.FILTERS):
         plan.missing.append(f"peers: {subjects.CLASSBENCH / peers.FILTERS} is missing")
         return
-    yield from peers.measure(plan.rounds, plan.repeat, say, plan.missing)
+    linear = peers.QUICK_LINEAR if plan.quick else peers.LINEAR
+    yield from peers.measure(plan.rounds, plan.repeat, say, plan.missing, linear)
 
 
 def _compile(plan: Plan, say: Say) -> Iterator[Table]:
@@ -130,8 +131,16 @@ def _chosen(known: Sequence[str]) -> Callable[[click.Context, click.Parameter, s
 @click.command()
 @click.option("--only", callback=_chosen(tuple(WAYS)), metavar="WAY,...", help=f"Among {', '.join(WAYS)}.")
 @click.option("--sets", "names", callback=_chosen(subjects.EVERY), metavar="SET,...", help="Policies to measure.")
-@click.option("--rounds", default=9, show_default=True, help="Rounds, of which the median counts.")
-@click.option("--repeat", default=50_000, show_default=True, help="Runs of a program in a row, where it is warm.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=9, show_default=True, help="Rounds, of which the median counts."
+)
+@click.option(
+    "--repeat",
+    type=click.IntRange(min=1),
+    default=50_000,
+    show_default=True,
+    help="Runs of a program in a row, where it is warm.",
+)
 @click.option("--quick", is_flag=True, help="Fewer sets and fewer runs: a look, not a measurement.")
 def main(only: tuple[str, ...] | None, names: tuple[str, ...] | None, rounds: int, repeat: int, quick: bool) -> None:
     """Measure, write build/bench.md and build/bench.json, and print the first of them."""

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from bench import traces, written
+from bench import run, traces, written
 from bench.report import JSON, MARKDOWN, Report, Table
 from tests import filtersets
 from tests.filtersets import Filter, FilterSet, Packet
@@ -108,3 +109,11 @@ def test_a_report_is_written_for_people_and_programs(tmp_path: Path) -> None:
     assert found["machine"] == {"kernel": "6.1"}
     assert found["missing"] == ["cold: no data"]
     assert found["tables"][0]["rows"][0] == {"policy": "a|b", "ns": 41.25}
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--repeat"])
+@pytest.mark.parametrize("number", ["0", "-1", "few"])
+def test_numbers_that_measure_nothing_are_refused(option: str, number: str) -> None:
+    ran = CliRunner().invoke(run.main, [option, number])
+    assert ran.exit_code == 2
+    assert f"Invalid value for '{option}': " in ran.output
