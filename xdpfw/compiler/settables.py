@@ -7,7 +7,7 @@ The rules' own tables know nothing of what such sets hold, so that a set's file 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,18 +16,23 @@ import numpy.typing as npt
 
 from xdpfw.addresstable import AddressTable
 from xdpfw.compiler.atoms import SetCondition
-from xdpfw.compiler.fields import bit_vectors
 from xdpfw.compiler.ir import AddressRanges
+from xdpfw.compiler.sweep import Edges, Sweep, difference, intersection, sweep, union
 from xdpfw.compiler.tables import Tables, bounds
-from xdpfw.compiler.trie import Addresses, add_trie
+from xdpfw.compiler.trie import add_trie
 from xdpfw.errors import CapacityError
 from xdpfw.kernel.abi import Direction, Limit, Value
 
 _WORD_BITS: Final = int(Limit.WORD_BITS)
-_ONE: Final = np.uint64(1)
+
+MAX_STEPS: Final = 1 << 30
+"""So many times an interval is looked at or a bit is turned over, at the most: some tens of seconds."""
+
+MAX_FEW_EDGES: Final = 8192
+"""Tables with so few are joined and cut for each condition that names them; larger ones once for all."""
 
 U64 = npt.NDArray[np.uint64]
-Matrix = npt.NDArray[np.uint8]
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,10 @@ def with_summary(vectors: U64, words: int) -> U64:
     """
     if not words:
         return vectors
-    bits = (vectors[:, :words] != 0).astype(np.uint64) << np.arange(words, dtype=np.uint64)
-    return np.concatenate((vectors, np.bitwise_or.reduce(bits, axis=1)[:, None]), axis=1)
+    summary = np.zeros(len(vectors), dtype=np.uint64)
+    for word in range(words):
+        summary |= (vectors[:, word] != 0).astype(np.uint64) << np.uint64(word)
+    return np.concatenate((vectors, summary[:, None]), axis=1)
 
 
 def build_set_tables(wanted: SetConditions) -> tuple[Value, list[dict[str, int]], bytes]:
@@ -64,28 +71,27 @@ def build_set_tables(wanted: SetConditions) -> tuple[Value, list[dict[str, int]]
     """
     if not wanted.conditions:
         return {}, [{} for _ in Direction], b""
-    families = [_meets(wanted.conditions, is_v6=is_v6) for is_v6 in (False, True)]
-    no_address = np.array([wanted.meets_no_address], dtype=np.uint8)
     condition_words = -(-len(wanted.conditions) // _WORD_BITS)
-    words = np.concatenate((*(met for _, met in families), bit_vectors(no_address, condition_words)))
-    classes, class_of = _distinct(words)
+    conditions = _Conditions(wanted)
+    classes, class_of = _distinct(conditions.words(), 8 * (condition_words + len(Direction) * wanted.vector_words))
 
     tables = Tables()
     roots = []
     first = 0
-    for starts, met in families:
-        leaves = class_of[first : first + len(met)].astype(np.uint32)
-        roots.append(add_trie(tables, starts, leaves))
-        first += len(met)
-    held = np.unpackbits(classes.view(np.uint8), axis=1, bitorder="little")[:, : len(wanted.conditions)]
-    directions = []
-    for used, columns in zip(wanted.used, wanted.columns, strict=True):
-        vector = np.ones((len(classes), len(columns)), dtype=np.uint8)
-        bound = [k for k, number in enumerate(columns) if number is not None]
-        vector[:, bound] = held[:, [number for number in columns if number is not None]]
-        words_of_rules = wanted.vector_words - bool(wanted.summary_words)
-        laid = with_summary(bit_vectors(vector, words_of_rules), wanted.summary_words)
-        directions.append({"sets_used": int(used), "sets_wide": tables.add(laid)})
+    for starts in conditions.swept.starts:
+        roots.append(add_trie(tables, starts, class_of[first : first + len(starts.high)].astype(np.uint32)))
+        first += len(starts.high)
+    directions = [
+        {
+            "sets_used": int(used),
+            "sets_wide": tables.add(
+                with_summary(
+                    _vectors(classes, columns, wanted.vector_words - bool(wanted.summary_words)), wanted.summary_words
+                )
+            ),
+        }
+        for used, columns in zip(wanted.used, wanted.columns, strict=True)
+    ]
     table = {
         "root_v4": roots[0],
         "root_v6": roots[1],
@@ -103,46 +109,153 @@ def build_set_tables(wanted: SetConditions) -> tuple[Value, list[dict[str, int]]
     return table, directions, tables.tobytes()
 
 
-def _distinct(rows: U64) -> tuple[U64, npt.NDArray[np.int64]]:
-    """Distinct rows of words, and the number of each row among them. Few are distinct."""
-    class_of = np.zeros(len(rows), dtype=np.int64)
-    for word in rows.T:
+def _vectors(classes: U64, columns: Sequence[int | None], words: int) -> U64:
+    """For each class the bits of rules whose condition holds, or that have none."""
+    vectors = np.zeros((len(classes), words), dtype=np.uint64)
+    for bit, number in enumerate(columns):
+        word, place = divmod(bit, _WORD_BITS)
+        if number is None:
+            vectors[:, word] |= np.uint64(1 << place)
+        else:
+            held = classes[:, number // _WORD_BITS] >> np.uint64(number % _WORD_BITS) & np.uint64(1)
+            vectors[:, word] |= held << np.uint64(place)
+    return vectors
+
+
+def _distinct(words: Iterable[U64], class_bytes: int) -> tuple[U64, I64]:
+    """Rows, of which ``words`` are the columns -> those that differ, in order, and the number of each among them.
+
+    Few differ. Raises CapacityError where so many do that tables with ``class_bytes`` for each are too large.
+    """
+    class_of: I64 = np.zeros(1, dtype=np.int64)
+    count = 1
+    steps: list[tuple[I64, U64]] = []  # of each class so far, with one word more: which it was, and the word
+    for word in words:
+        is_new = np.append(True, word[1:] != word[:-1])
+        values = np.unique(word[is_new])
         # Looking up each among few is several times faster than sorting all.
-        values = np.unique(word)
         combined = class_of * len(values) + np.searchsorted(values, word)
-        class_of = np.searchsorted(np.unique(combined), combined)
-    example = np.empty(class_of.max(initial=-1) + 1, dtype=np.int64)
-    example[class_of] = np.arange(len(rows))
-    return rows[example], class_of
+        found, class_of = _numbered_anew(combined, count * len(values))
+        count = len(found)
+        if count * class_bytes > Limit.MAX_TABLE_BYTES:
+            raise CapacityError(
+                f"the rules tell at least {count:,} parts of the sets' addresses apart, which need "
+                f"{count * class_bytes >> 20:,} MiB, more than {Limit.MAX_TABLE_BYTES >> 20:,}",
+                hint="use fewer different conditions with sets, or sets that overlap less",
+            )
+        steps.append((found // len(values), values[found % len(values)]))
+    rows = np.empty((count, len(steps)), dtype=np.uint64)
+    at = np.arange(count)
+    for number, (before, value) in reversed([*enumerate(steps)]):
+        rows[:, number] = value[at]
+        at = before[at]
+    return rows, class_of
 
 
-def _meets(conditions: Sequence[SetCondition], *, is_v6: bool) -> tuple[Addresses, U64]:
-    """Where which conditions hold: where intervals begin, and for each the bits of conditions, shape (n, words)."""
-    numbers: dict[AddressTable, int] = {}
-    members = [
-        (
-            None if each.within is None else _numbered(each.within, numbers),
-            tuple(number for out in each.without for number in _numbered(out, numbers)),
+def _numbered_anew(numbers: I64, limit: int) -> tuple[I64, I64]:
+    """The numbers, all below ``limit``, that there are, in order, and which of them each is."""
+    if limit > 4 * len(numbers):
+        found = np.unique(numbers)
+        return found, np.searchsorted(found, numbers)
+    is_there = np.zeros(limit, dtype=bool)
+    is_there[numbers] = True
+    return np.flatnonzero(is_there), (np.cumsum(is_there) - 1)[numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """The tables of one, by number: large ones and others. ``everywhere``: holds for all but those without."""
+
+    everywhere: bool
+    large: tuple[int, ...]
+    small: tuple[int, ...]
+    large_without: tuple[int, ...]
+    small_without: tuple[int, ...]
+
+    @property
+    def large_parts(self) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
+        return self.everywhere, self.large, self.large_without
+
+
+class _Conditions:
+    """Where which conditions hold, one word of them at a time."""
+
+    def __init__(self, wanted: SetConditions) -> None:
+        numbers: dict[AddressTable, int] = {}
+        members = [
+            (
+                None if each.within is None else _numbered(each.within, numbers),
+                [number for out in each.without for number in _numbered(out, numbers)],
+            )
+            for each in wanted.conditions
+        ]
+        self.swept: Sweep = sweep(list(numbers))
+        self._meets_no_address = wanted.meets_no_address
+        self._conditions = [
+            _Condition(within is None, *self._by_size(within or ()), *self._by_size(without))
+            for within, without in members
+        ]
+        self._base = functools.lru_cache(maxsize=2)(self._make_base)
+        self._steps = 0
+
+    def words(self) -> Iterator[U64]:
+        """For each 64 conditions one number for each interval, and the last for packets without addresses."""
+        count = self.swept.count
+        for first in range(0, len(self._conditions), _WORD_BITS):
+            changes = np.zeros(count + 1, dtype=np.uint64)
+            self._count(count)
+            here = list(enumerate(self._conditions[first : first + _WORD_BITS]))
+            for key in dict.fromkeys(each.large_parts for _, each in here):
+                same = [(1 << place, each) for place, each in here if each.large_parts == key]
+                self._change(changes, self._base(*key)[0], sum(bit for bit, _ in same))
+                for bit, each in same:
+                    if each.small or each.small_without:
+                        self._change_small(changes, each, bit)
+            np.bitwise_xor.accumulate(changes, out=changes)
+            without_address = self._meets_no_address[first : first + _WORD_BITS]
+            changes[count] = sum(1 << place for place, meets in enumerate(without_address) if meets)
+            yield changes
+
+    def _by_size(self, numbers: Iterable[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        distinct = sorted(set(numbers))
+        is_large = [len(self.swept.edges[number]) > MAX_FEW_EDGES for number in distinct]
+        return (
+            tuple(number for number, large in zip(distinct, is_large, strict=True) if large),
+            tuple(number for number, large in zip(distinct, is_large, strict=True) if not large),
         )
-        for each in conditions
-    ]
-    parts = [_part(table, is_v6=is_v6) for table in numbers]
-    starts, holds = _sweep(parts)
-    met = np.empty((len(conditions), len(starts.high)), dtype=bool)
-    for number, (within, without) in enumerate(members):
-        met[number] = True if within is None else _any(holds, within)
-        if without:
-            met[number] &= ~_any(holds, without)
-    words = -(-len(conditions) // _WORD_BITS)
-    packed = np.zeros((len(starts.high), words), dtype=np.uint64)
-    for number, here in enumerate(met):
-        packed[:, number // _WORD_BITS] |= here.astype(np.uint64) << np.uint64(number % _WORD_BITS)
-    return starts, packed
 
+    def _union(self, numbers: Iterable[int]) -> Edges:
+        return union([self.swept.edges[number] for number in numbers])
 
-def _any(holds: npt.NDArray[np.bool_], parts: Sequence[int]) -> npt.NDArray[np.bool_]:
-    found: npt.NDArray[np.bool_] = np.any(holds[list(parts)], axis=0)
-    return found
+    def _make_base(
+        self, everywhere: bool, large: tuple[int, ...], large_without: tuple[int, ...]
+    ) -> tuple[Edges, Edges]:
+        """Where a condition would hold if it named large tables only, and the large ones that it is without."""
+        within = np.array([0, self.swept.count]) if everywhere else self._union(large)
+        without = self._union(large_without)
+        return difference(within, without), without
+
+    def _change_small(self, changes: U64, condition: _Condition, bit: int) -> None:
+        """Turns over what small tables make of it: they decide on all their addresses, whatever large ones hold."""
+        base, large_without = self._base(*condition.large_parts)
+        within, without = self._union(condition.small), self._union(condition.small_without)
+        gained = difference(within, without)
+        self._change(changes, intersection(base, union([within, without])), bit)
+        self._change(changes, gained, bit)
+        self._change(changes, intersection(large_without, gained), bit)
+
+    def _change(self, changes: U64, edges: Edges, bits: int) -> None:
+        self._count(len(edges))
+        changes[edges] ^= np.uint64(bits)
+
+    def _count(self, steps: int) -> None:
+        self._steps += steps
+        if self._steps > MAX_STEPS:
+            raise CapacityError(
+                f"{len(self._conditions):,} different conditions with sets, which divide the addresses into "
+                f"{self.swept.count:,} parts, are more than can be compiled",
+                hint="use fewer different conditions with sets, or sets with fewer entries",
+            )
 
 
 def _numbered(addresses: AddressRanges, numbers: dict[AddressTable, int]) -> tuple[int, ...]:
@@ -157,50 +270,3 @@ def _own_table(v4: tuple[tuple[int, int], ...], v6: tuple[tuple[int, int], ...])
     low_64 = (1 << 64) - 1
     halves = [(low >> 64, low & low_64, high >> 64, high & low_64) for low, high in v6]
     return AddressTable(np.array(v4, dtype=np.uint32).reshape(-1, 2), np.array(halves, dtype=np.uint64).reshape(-1, 4))
-
-
-def _part(table: AddressTable, *, is_v6: bool) -> Addresses:
-    """Each range's first address and the one behind its last, in turns: ascending, but that 0 is behind them all."""
-    if not is_v6:
-        edges = table.v4.astype(np.uint64)
-        edges[:, 1] += _ONE
-        # 2^32, behind the last address, wraps to the 0 that _sweep takes for "never".
-        return Addresses(edges.reshape(-1) << np.uint64(32), np.zeros(edges.size, dtype=np.uint64))
-    high, low = table.v6[:, 0::2].copy(), table.v6[:, 1::2].copy()
-    low[:, 1] += _ONE
-    high[:, 1] += low[:, 1] == 0
-    return Addresses(high.reshape(-1), low.reshape(-1))
-
-
-def _order(found: Addresses) -> npt.NDArray[np.intp]:
-    """What sorts addresses, made of few runs that are in order."""
-    order = np.argsort(found.high, kind="stable")
-    high, low = found.high[order], found.low[order]
-    if np.any((high[1:] == high[:-1]) & (low[1:] < low[:-1])):
-        return np.lexsort((found.low, found.high))
-    return order
-
-
-def _sweep(parts: Sequence[Addresses]) -> tuple[Addresses, npt.NDArray[np.bool_]]:
-    """Where the address space changes, 0 among it, and which parts hold there, shape (parts, starts)."""
-    zero = np.zeros(1, dtype=np.uint64)
-    found = Addresses(*(np.concatenate((zero, *halves)) for halves in zip(*parts, strict=True)))
-    order = _order(found)
-    high, low = found.high[order], found.low[order]
-    is_new = np.ones(len(order), dtype=bool)
-    is_new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.cumsum(is_new) - 1
-    starts = Addresses(high[is_new], low[is_new])
-    holds = np.empty((len(parts), len(starts.high)), dtype=bool)
-    at = 1
-    for number, part in enumerate(parts):
-        edges = place[at : at + len(part.high)]
-        at += len(edges)
-        # As ranges are disjoint and do not touch, each edge of a table turns its bit over.
-        change = np.zeros(len(starts.high), dtype=bool)
-        change[edges[0::2]] = True
-        ends = edges[1::2]
-        change[ends[ends != 0]] = True
-        holds[number] = np.logical_xor.accumulate(change)
-    return starts, holds
