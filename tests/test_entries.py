@@ -17,7 +17,7 @@ from xdpfw.addresstable import AddressTable
 from xdpfw.compiler.ranges import merge
 from xdpfw.errors import PolicyError
 from xdpfw.policy.addresses import Addresses, parse_addresses
-from xdpfw.policy.entries import Entries, is_packed
+from xdpfw.policy.entries import Entries, is_packed, lines
 from xdpfw.policy.problems import Place
 from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.source import parse
@@ -202,3 +202,14 @@ def test_real_lists(name: str) -> None:
             within += -high <= reach
             reach = max(reach, -high)
         assert within == nested
+
+
+def test_lines_are_where_they_are_in_a_long_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the text is taken apart, empty lines and comments among it."""
+    text = "\ufeff# a list\n\n 10.0.0.1 # one\n;\n\n\n10.0.0.2;two\r\n   \n::1\n\n"
+    wanted = [(3, 2, "10.0.0.1"), (7, 1, "10.0.0.2"), (9, 1, "::1")]
+    for size in range(len(text) + 1):
+        monkeypatch.setattr("xdpfw.policy.entries._CHUNK", size)
+        for end in ("", "#", " ", "\n"):
+            assert list(lines(text + end)) == wanted
+            assert Entries.read(text + end).count == len(wanted)

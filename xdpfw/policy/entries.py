@@ -22,6 +22,9 @@ from xdpfw.policy.values import NotationError
 _COMMENT: Final = re.compile(r"[#;][^\n]*")
 _V4_LENGTHS: Final = {str(length): length for length in range(V4_BITS + 1)}
 _V6_LENGTHS: Final = {str(length): length for length in range(V6_BITS + 1)}
+_CHUNK: Final = 1 << 20
+"""So many characters at a time, and the rest of a line, become lines: a file of empty ones is nothing but lines."""
+
 _PACKED: Final = "xdpfw-entries 1 "
 _LOW_64: Final = (1 << 64) - 1
 
@@ -61,7 +64,7 @@ class Entries:
         v6: list[bytes] = []
         v6_lengths = bytearray()
         others: list[Addresses] = []
-        for line in _lines(text):
+        for line in filter(None, _lines(text)):
             address, slash, length_text = line.partition("/")
             try:
                 if ":" in address:
@@ -128,7 +131,7 @@ def is_packed(text: str) -> bool:
 def lines(text: str) -> Iterator[tuple[int, int, str]]:
     """Line and column, from 1, of each entry of a file's text, and the entry."""
     for number, line in enumerate(_lines(text), 1):
-        if entry := _entry(line):
+        if line and (entry := _entry(line)):
             yield number, len(line) - len(line.lstrip()) + 1, entry
 
 
@@ -140,11 +143,15 @@ def parse_entry(text: str) -> Addresses:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines of a file without comments, and without blanks at their ends."""
-    text = text.removeprefix("\ufeff")
-    if "#" in text or ";" in text:
-        text = _COMMENT.sub("", text)
-    return map(str.rstrip, text.split("\n"))
+    """The lines of a file without comments, and without blanks at their ends, one after the other."""
+    start = len("\ufeff") if text.startswith("\ufeff") else 0
+    while start <= len(text):
+        end = text.find("\n", start + _CHUNK)
+        chunk = text[start:] if end < 0 else text[start:end]
+        if "#" in chunk or ";" in chunk:
+            chunk = _COMMENT.sub("", chunk)
+        yield from map(str.rstrip, chunk.split("\n"))
+        start = len(text) + 1 if end < 0 else end + 1
 
 
 def _entry(line: str) -> str:
