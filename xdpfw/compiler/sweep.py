@@ -62,9 +62,10 @@ def intersection(one: Edges, other: Edges) -> Edges:
 def symmetric_difference(one: Edges, other: Edges) -> Edges:
     if not len(one) or not len(other):
         return one if len(one) else other
-    edges = np.sort(np.concatenate((one, other)), kind="stable")
+    edges: Edges = np.sort(np.concatenate((one, other)), kind="stable")
     is_twice = edges[1:] == edges[:-1]
-    return edges[~(np.append(is_twice, False) | np.append(False, is_twice))]
+    once: Edges = edges[~(np.append(is_twice, False) | np.append(False, is_twice))]
+    return once
 
 
 def difference(one: Edges, other: Edges) -> Edges:
