@@ -71,19 +71,24 @@ def _literals() -> st.SearchStrategy[AddressRanges]:
     )
 
 
-def _file_set(content: AddressRanges) -> ir.AddressSet:
-    """A set with a file. Its name goes by what is in it, as a policy has no two of the same name."""
+def _file_set(content: AddressRanges, name: str) -> ir.AddressSet:
+    """A set with a file. Its name goes by what is in it, too, as a policy has no two of the same name."""
     low_64 = (1 << 64) - 1
     v4 = np.array(content.v4, dtype=np.uint32).reshape(-1, 2)
     halves = [(low >> 64, low & low_64, high >> 64, high & low_64) for low, high in content.v6]
     table = AddressTable.of(v4, np.array(halves, dtype=np.uint64).reshape(-1, 4))
-    return ir.AddressSet(f"set-{table.digest.hex()[:8]}", table, len(table), "a file")
+    return ir.AddressSet(f"{name}-{table.digest.hex()[:8]}", table, len(table), "a file")
 
 
 def addresses() -> st.SearchStrategy[AddressRanges]:
-    """Addresses as they are written, and sets with files: such, and others, and both."""
+    """Addresses as they are written, and sets with files: such, and others, and both.
+
+    Now and then two sets with the same in them have different names.
+    """
     nothing = st.just(AddressRanges())
-    sets = st.lists(st.one_of(_literals(), _literals(), nothing).map(_file_set), min_size=1, max_size=2)
+    one_set = st.builds(_file_set, st.one_of(_literals(), _literals(), nothing), st.sampled_from(("set", "list")))
+    twins = _literals().map(lambda content: [_file_set(content, name) for name in ("set", "list")])
+    sets = st.one_of(*[st.lists(one_set, min_size=1, max_size=2)] * 4, twins)
     named = st.builds(
         lambda own, found: AddressRanges(own.v4, own.v6, tuple(dict.fromkeys(found))),
         st.one_of(nothing, nothing, _literals()),
