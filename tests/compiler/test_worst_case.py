@@ -23,7 +23,9 @@ MAX_LINES_SEEN = 60
 ROOT_AND_LEAF = 2
 V4_STEPS = (32 - Layout.ROOT_BITS) // 4
 V6_STEPS = (128 - Layout.ROOT_BITS) // 4 + 1
-LINES_OF_WORDS = 1 + Limit.MAX_WIDE_WORDS * 8 // Layout.BLOCK_BYTES
+LINES_OF_VECTOR = 1 + -(-(Limit.MAX_WIDE_WORDS + Limit.MAX_COUNT_WORDS) * 8 // Layout.BLOCK_BYTES)
+"""Words of rules, of rules that only count and a summary, which begin anywhere in a line."""
+LINES_OF_KEYS = Limit.WORD_BITS * 4 // Layout.BLOCK_BYTES  # of the rules of one word
 LINES_OF_LIST = 1 + Limit.MAX_ROW_ENTRIES * 8 // Layout.BLOCK_BYTES
 
 
@@ -69,7 +71,8 @@ def bound(walk: Walk) -> int:
     rows = config.anywhere_used + config.pairs_used + config.source_rows_used + config.destination_rows_used
     row = 1 + LINES_OF_LIST + Limit.MAX_ROW_ENTRIES * (config.group_count + 1)
     vectors = config.group_count + sum(table.used + table.sets_used for table in directions)
-    return int(fields + macs + tries + 2 + rows * row + vectors * 2 * LINES_OF_WORDS + 1 + config.count_words)
+    keys = 1 + (1 + config.count_words * LINES_OF_KEYS if config.count_words else 0)
+    return int(fields + macs + tries + 2 + rows * row + vectors * LINES_OF_VECTOR + keys)
 
 
 @pytest.mark.parametrize("name", LARGE)
