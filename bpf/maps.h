@@ -10,6 +10,7 @@
 
 #include "abi_knock.h"
 
+/* The program has its constants in its instructions (constants.h); here they are for whoever reads a generation. */
 const volatile struct xdpfw_config config;
 
 /* The compiled policy, config.table_bytes in one value; tables.h reads it. */

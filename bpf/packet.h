@@ -22,8 +22,9 @@ struct packet {
 	struct address address[XDPFW_DIRECTION_COUNT];
 };
 
-/* All that the packet's own fields say to the classifier, before any rule is looked at. What the policy does not use stays
- * as it was.
+/*
+ * All that the packet's own fields say to the classifier, before any rule is looked at. What the policy does not use
+ * stays as it was.
  */
 struct lookup {
 	__u32 combined[XDPFW_MAX_GROUPS];
@@ -34,7 +35,8 @@ struct lookup {
 	__u32 set_class[XDPFW_DIRECTION_COUNT];
 };
 
-/* A packet of which nothing is known: each value says that there is no such field. Written out, as clang would build it
+/*
+ * A packet of which nothing is known: each value says that there is no such field. Written out, as clang would build it
  * on the stack and copy it.
  */
 static __always_inline void clear(struct packet *p)
