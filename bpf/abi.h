@@ -21,7 +21,7 @@ enum xdpfw_limit {
 	XDPFW_MAX_ROW_ENTRIES = 64,
 	XDPFW_MAX_WIDE_WORDS = 64,
 	XDPFW_MAX_COUNT_WORDS = 8,
-	XDPFW_MAX_TABLE_BYTES = 256 << 20,	/* of the rules, and of living sets */
+	XDPFW_MAX_TABLE_BYTES = 256 << 20,	/* of the rules, and of sets with files */
 	XDPFW_WORD_BITS = 64,		/* of the bit vectors */
 	XDPFW_MAX_KNOCKS = 64,
 	XDPFW_MAX_SEQUENCES = 32,	/* each close is one, too */

@@ -6,7 +6,7 @@
  *   small fields ─► classes ─► one combined class a group ───────────────┐
  *   source      ─► trie ─► leaf: pair class, row, wide class ─┐          │
  *   destination ─► trie ─► leaf: pair class, row, wide class ─┤          │
- *   living sets: both   ─► trie ─► set class ─────────────────┤          │
+ *   sets with files     ─► trie ─► set class ─────────────────┤          │
  *                                                             ▼          ▼
  *                              pair ► row, source row, destination row, wide vectors ─► lowest key of a rule
  */

@@ -22,7 +22,7 @@ struct {
 	__uint(value_size, XDPFW_BLOCK_BYTES);
 } tables SEC(".maps");
 
-/* The addresses of living sets, config.sets.bytes in one value. */
+/* The addresses of sets with files, config.sets.bytes in one value. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
