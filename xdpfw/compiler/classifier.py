@@ -252,7 +252,7 @@ class _Builder:
             mac = Mac.SRC if table.field is Field.SRC_MAC else Mac.DST
             mac_steps[mac] = self._lay_steps(list(zip(table.macs.combine, table.macs.class_counts, strict=True)))
             for part in range(Mac.PARTS):
-                macs[mac * Mac.PARTS + part] = {"used": 1, "classes": self.tables.add(table.macs.parts[part])}
+                macs[mac * Mac.PARTS + part] = {"classes": self.tables.add(table.macs.parts[part])}
         return fields, macs, mac_steps
 
     def _lay_groups(self, predicate_words: int) -> list[Value]:
