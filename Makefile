@@ -125,7 +125,7 @@ xdpfw/kernel/%.bpf.o: bpf/%.bpf.c $(wildcard bpf/*.h) Makefile | build-packages
 	$(CLANG) $(BPF_CFLAGS) -c $< -o $@
 	$(STRIP) -g $@
 
-$(BINDINGS) &: xdpfw/kernel/bindings_build.py bpf/abi.h bpf/abi_knock.h | $(STAMP)
+$(BINDINGS) &: xdpfw/kernel/bindings_build.py $(wildcard bpf/abi*.h) | $(STAMP)
 	$(BIN)/python $<
 
 # Objects come first so that the build hook, which pip runs here, finds them done.

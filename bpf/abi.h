@@ -30,6 +30,8 @@ enum xdpfw_limit {
 	XDPFW_MAX_OPENERS = 8,		/* knocks that open the same port */
 	XDPFW_MAX_ROTATIONS = 8,
 	XDPFW_MAX_KNOCKED = 8,		/* knocks that rules ask for */
+	XDPFW_MAX_DYNAMIC_SETS = 16,	/* the bans among them */
+	XDPFW_MAX_ASKED_SETS = 8,	/* dynamic sets that rules ask for, of each direction */
 	XDPFW_MAX_SPA_KEYS = 4096,
 	XDPFW_MAX_GRANTS = 65536,
 	XDPFW_MAX_UNSIGNED_GRANTS = 49152,	/* entries of sequences: who knows one must not fill it up for SPA */
@@ -89,6 +91,9 @@ enum xdpfw_field {
 	XDPFW_FIELD_SRC_MAC,
 	XDPFW_FIELD_DST_MAC,
 	XDPFW_FIELD_KNOCKED,		/* bit i: the source holds a grant of config.knocked[i] */
+	XDPFW_FIELD_STATE,		/* enum xdpfw_packet_state */
+	XDPFW_FIELD_SRC_SETS,		/* bit i: the source is in the dynamic set config.asked_sets[i] */
+	XDPFW_FIELD_DST_SETS,		/* bit i: the destination is in config.asked_sets[MAX_ASKED_SETS + i] */
 	XDPFW_FIELD_COUNT,
 };
 
@@ -102,6 +107,13 @@ enum xdpfw_absent {
 	XDPFW_NO_LENGTH = 65576,
 	XDPFW_NO_TTL = 256,
 	XDPFW_NO_DSCP = 64,
+};
+
+/* FIELD_STATE: of whole datagrams and first fragments of IP; the last says that there is none. */
+enum xdpfw_packet_state {
+	XDPFW_PACKET_STATE_NEW = 0,
+	XDPFW_PACKET_STATE_ESTABLISHED = 1,
+	XDPFW_PACKET_STATE_NONE = 2,
 };
 
 /* FIELD_DETAIL: TCP flags 0-255, then (type << 8 | code) of ICMP, then that of ICMPv6. */
@@ -141,6 +153,11 @@ enum xdpfw_reason {
 	XDPFW_REASON_ALLOW_NDP,
 	XDPFW_REASON_ALLOW_DHCP,
 	XDPFW_REASON_ALLOW_ICMP_ERRORS,
+	XDPFW_REASON_ALLOW_ESTABLISHED,
+	XDPFW_REASON_ALLOW_FRAGMENTS,		/* a later fragment of a datagram whose first one passed */
+	XDPFW_REASON_BAN,			/* the source is banned */
+	XDPFW_REASON_PROTECT_SYN_COOKIE,	/* a SYN that would pass, answered with a cookie */
+	XDPFW_REASON_PROTECT_BAD_COOKIE,	/* a packet that would pass, of no connection and with no cookie */
 	XDPFW_REASON_KNOCK_STEP,		/* to a step of a sequence, right or wrong */
 	XDPFW_REASON_KNOCK_GRANTED,		/* to a port that a knock opens, and the source holds a grant */
 	XDPFW_REASON_KNOCK_CLOSED,		/* and it holds none */
@@ -252,6 +269,8 @@ struct xdpfw_allow {
 	__u32 ndp;
 	__u32 dhcp;
 	__u32 icmp_errors;
+	__u32 established;
+	__u32 fragments;
 };
 
 /*
@@ -329,13 +348,31 @@ struct xdpfw_config {
 	__u32 rotation_count;
 	__u32 knocked_count;
 	__u32 logs;			/* 1: a rule logs */
+	__u32 tracks;			/* 1: something depends on whether packets belong to flows */
+	__u32 state_used;		/* 1: rules look at FIELD_STATE */
+	__u32 limit_count;
+	__u32 adds;			/* 1: a rule has add_to */
+	__u32 routes;			/* 1: a rule has ACTION_ROUTE */
+	__u32 spreads;			/* 1: a rule has ACTION_CPU */
+	__u32 protects_syn;		/* 1: the map "protected_ports" has some */
+	__u32 set_count;		/* dynamic sets of the policy; number 0, the bans, is always there */
+	__u32 asked_set_count[2];	/* DIRECTION_COUNT: so many of asked_sets are in use */
+	__u32 asked_sets[16];		/* DIRECTION_COUNT * MAX_ASKED_SETS: numbers of dynamic sets */
+	__u32 set_slots[16];		/* MAX_DYNAMIC_SETS, the loader's: by number, the slot in the maps of sets */
+	__u32 never_ban_used;		/* 1: the map "never_ban" has prefixes */
+	__u32 never_ban_sets;		/* bit n: so are the members of dynamic set number n */
+	__u32 flow_mask;		/* the loader's: number of buckets - 1 */
+	__u32 incoming_mask;
+	__u32 limit_mask;
+	__u32 fragment_mask;
+	__u32 acquaintance_mask;
 	__u32 counts;			/* 1: a rule only counts */
 	__u32 generation;		/* the loader's: its number, for events */
 	__u32 beginning_mask;		/* the loader's: number of buckets - 1 */
 	__u32 progress_mask;
 	__u64 hash_secret[2];		/* the loader's: see struct xdpfw_shared */
 	__u32 knocked[8];		/* MAX_KNOCKED: numbers of the knocks behind FIELD_KNOCKED's bits */
-	struct xdpfw_field_table fields[15];		/* FIELD_COUNT */
+	struct xdpfw_field_table fields[18];		/* FIELD_COUNT */
 	struct xdpfw_field_table macs[6];		/* MAC_COUNT * MAC_PARTS; each address is a group of its own */
 	__u32 mac_steps[2];				/* MAC_COUNT: as first_step */
 	struct xdpfw_direction_table directions[2];	/* DIRECTION_COUNT */
@@ -405,12 +442,16 @@ enum xdpfw_action_kind {
 	XDPFW_ACTION_GUARD = 5,		/* target: number of a struct xdpfw_guard */
 	XDPFW_ACTION_SPA = 6,		/* target: number of a struct xdpfw_spa_port */
 	XDPFW_ACTION_ROTATION = 7,	/* target: number of a struct xdpfw_rotation */
+	/* Of the policy's again: */
+	XDPFW_ACTION_ROUTE = 8,
+	XDPFW_ACTION_CPU = 9,		/* target: the first of cpu_count elements of the map "cpu_choices" */
 };
 
 enum xdpfw_action_flag {
 	XDPFW_ACTION_SET_SRC_MAC = 1,
 	XDPFW_ACTION_SET_DST_MAC = 2,
 	XDPFW_ACTION_PLAIN = 4,		/* nothing but a verdict, which the rule's key has: it is not looked up */
+	XDPFW_ACTION_ADD_EXCEEDED = 8,	/* add_to only where the limit is exceeded */
 };
 
 /* Value of the map "actions", by rule. */
@@ -419,9 +460,12 @@ struct xdpfw_action {
 	__u8 flags;
 	__u8 src_mac[6];
 	__u8 dst_mac[6];
-	__u16 padding;
+	__u16 cpu_count;
 	__u32 target;		/* ACTION_REDIRECT: slot in the map "targets" */
 	__u32 log_sample;	/* an event for one in so many matches; 0: none */
+	__u32 limit;		/* number of a struct xdpfw_rate, from 1; 0: none */
+	__u32 add_to;		/* number of a dynamic set of the policy, from 1 (see config.set_slots); 0: none */
+	__u64 add_ns;		/* how long the source stays in it; 0: for good */
 };
 
 /* Value of the map "interfaces", by slot. */

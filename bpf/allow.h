@@ -80,6 +80,8 @@ static __always_inline enum xdpfw_reason allow(const struct packet *p)
 		return XDPFW_REASON_ALLOW_DHCP;
 	if (CONSTANT(allow.icmp_errors) && is_icmp_error(p))
 		return XDPFW_REASON_ALLOW_ICMP_ERRORS;
+	if (CONSTANT(allow.established) && p->value[XDPFW_FIELD_STATE] == XDPFW_PACKET_STATE_ESTABLISHED)
+		return XDPFW_REASON_ALLOW_ESTABLISHED;
 	return 0;
 }
 

@@ -8,7 +8,10 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi_flow.h"
 #include "abi_knock.h"
+#include "abi_limit.h"
+#include "abi_set.h"
 
 /* The program has its constants in its instructions (constants.h); here they are for whoever reads a generation. */
 const volatile struct xdpfw_config config;
@@ -109,7 +112,74 @@ struct {
 	__type(value, struct xdpfw_knock_counter);
 } knock_counters SEC(".maps");
 
+/* Limits and actions, as the policy has them. */
+ARRAY_MAP(limits, 1, struct xdpfw_rate);
+MAPPABLE_ARRAY_MAP(limit_totals, 1, struct xdpfw_limit_slot);	/* of limits per rule */
+ARRAY_MAP(cpu_choices, 1, __u32);
+ARRAY_MAP(protected_ports, 1, __u64);	/* bit port % 64 of element port / 64 */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xdpfw_limit_counter);
+} limit_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xdpfw_flow_counter);
+} flow_counters SEC(".maps");
+
+/* Where routed packets may go: interfaces that take frames, by index. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, XDPFW_MAX_INTERFACES);
+	__type(key, __u32);
+	__type(value, __u32);
+} routes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_CPUMAP);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} cpus SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct xdpfw_never_ban_key));
+	__uint(value_size, sizeof(__u32));
+} never_ban SEC(".maps");
+
 /* State: an instance's. The loader hands on what the generation before has. */
+MAPPABLE_ARRAY_MAP(flow_tags, XDPFW_FLOW_BUCKETS, struct xdpfw_flow_tags);
+MAPPABLE_ARRAY_MAP(flows, XDPFW_FLOW_BUCKETS * XDPFW_BUCKET_SLOTS, struct xdpfw_flow);
+MAPPABLE_ARRAY_MAP(incoming, XDPFW_INCOMING_BUCKETS, struct xdpfw_incoming);
+MAPPABLE_ARRAY_MAP(fragments, XDPFW_FRAGMENT_BUCKETS, struct xdpfw_fragments);
+MAPPABLE_ARRAY_MAP(limit_buckets, XDPFW_LIMIT_BUCKETS, struct xdpfw_limit_slots);
+MAPPABLE_ARRAY_MAP(acquaintances, XDPFW_ACQUAINTANCE_BUCKETS, struct xdpfw_acquaintances);
+MAPPABLE_ARRAY_MAP(set_heads, XDPFW_MAX_DYNAMIC_SETS, struct xdpfw_set_head);
+
+/* Members of dynamic sets, by slot. Each set's map is as large as the policy says. */
+struct members {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(struct xdpfw_member_key));
+	__uint(value_size, sizeof(struct xdpfw_member));
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, XDPFW_MAX_DYNAMIC_SETS);
+	__type(key, __u32);
+	__array(values, struct members);
+} dynamic_sets SEC(".maps");
+
 MAPPABLE_ARRAY_MAP(shared, 1, struct xdpfw_shared);
 MAPPABLE_ARRAY_MAP(beginnings, XDPFW_BEGINNING_BUCKETS, struct xdpfw_beginnings);
 MAPPABLE_ARRAY_MAP(progress, XDPFW_PROGRESS_BUCKETS, struct xdpfw_progress);

@@ -15,6 +15,10 @@ struct packet {
 	__u32 bytes;				/* of the whole frame, fragments of the buffer included */
 	__u32 family;				/* enum xdpfw_family */
 	__u32 fragment;				/* enum xdpfw_fragment */
+	__u32 ip_offset;			/* of the IP header, in the frame */
+	__u32 l4_offset;			/* of the upper-layer header, in the frame; 0: of a later fragment */
+	__u32 fragment_id;			/* of a fragment */
+	__u32 tcp_ack;				/* acknowledgement number, where flows are used */
 	__u32 payload_offset;			/* of TCP or UDP, in the frame; where knocks are used */
 	__u32 payload_bytes;			/* up to the datagram's end */
 	__u32 value[XDPFW_FIELD_COUNT];		/* by enum xdpfw_field; the MACs' are found by classify() */
@@ -59,6 +63,9 @@ static __always_inline void clear(struct packet *p)
 		p->value[XDPFW_FIELD_LENGTH] = XDPFW_NO_LENGTH;
 		p->value[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP;
 		p->value[XDPFW_FIELD_KNOCKED] = 0;
+		p->value[XDPFW_FIELD_STATE] = XDPFW_PACKET_STATE_NONE;
+		p->value[XDPFW_FIELD_SRC_SETS] = 0;
+		p->value[XDPFW_FIELD_DST_SETS] = 0;
 	}
 	p->address[XDPFW_DIRECTION_SRC] = (struct address){};
 	p->address[XDPFW_DIRECTION_DST] = (struct address){};

@@ -68,6 +68,14 @@ struct rotating {
 	__u32 padding;
 };
 
+/* What became of a datagram's first fragment. */
+struct followed {
+	__u32 verdict;		/* enum xdpfw_verdict */
+	__u32 reason;		/* enum xdpfw_reason */
+	__u32 key;		/* of the rule that decided */
+	__u32 padding;
+};
+
 struct scratch {
 	struct packet packet;
 	struct lookup lookup;	/* here, the verifier takes its values for unknown: with what it knew, paths multiplied */
@@ -77,6 +85,7 @@ struct scratch {
 	struct entitlement entitlement;
 	struct attempt attempt;
 	struct event event;
+	struct followed followed;
 	struct xdpfw_grant_key key;
 	struct xdpfw_grant grant;
 	struct xdpfw_grant extended;

@@ -7,8 +7,12 @@
 
 #include "classify.h"
 #include "event.h"
+#include "flow.h"
+#include "fragment.h"
+#include "limit.h"
+#include "route.h"
+#include "set.h"
 
-#define NO_RULE 0xffffffffU
 #define ROTATION_BITS(rotations) ((1U << 2 * (rotations)) - 1)
 
 static __always_inline void count(void *map, __u32 slot, __u32 bytes)
@@ -66,13 +70,14 @@ static __always_inline void count_passed_rules(const struct policy *policy, cons
 }
 
 /*
- * Books a decision in exactly one row of each view, and returns the XDP action. follows: the verdict is that which the
- * rule or reason always has, so that its row need not be counted where there is only one interface.
+ * Books a decision in exactly one row of each view, and returns the XDP action. key: of the rule, where the reason is that;
+ * what it has about its verdict need not be counted where there is only one interface.
  */
-static __always_inline int finish(const struct packet *p, enum xdpfw_verdict verdict,
-				  enum xdpfw_reason reason, __u32 rule, bool follows)
+static __always_inline int finish(const struct packet *p, enum xdpfw_verdict verdict, enum xdpfw_reason reason,
+				  __u32 key)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, rule = (key >> XDPFW_KEY_SHIFT) - CONSTANT(knock_rules);
+	bool follows = reason != XDPFW_REASON_RULE || (key & XDPFW_KEY_ACTION_MASK) != XDPFW_KEY_LOOK_UP;
 
 	if (reason == XDPFW_REASON_RULE)
 		count_rule(rule, p->bytes);
@@ -80,6 +85,14 @@ static __always_inline int finish(const struct packet *p, enum xdpfw_verdict ver
 		count(&counters, reason, p->bytes);
 	if (!CONSTANT(derives_verdicts) || !follows)
 		count(&verdicts, p->value[XDPFW_FIELD_INTERFACE] * XDPFW_VERDICT_COUNT + verdict, p->bytes);
+	if (CONSTANT(allow.fragments) && p->fragment == XDPFW_FRAGMENT_FIRST)
+		remember_first(p, verdict, reason, key);
+	if (CONSTANT(tracks) && p->value[XDPFW_FIELD_STATE] != XDPFW_PACKET_STATE_NONE) {
+		if (verdict == XDPFW_VERDICT_REDIRECT)
+			note_forwarded(p);
+		else if (verdict == XDPFW_VERDICT_PASS && p->value[XDPFW_FIELD_STATE] == XDPFW_PACKET_STATE_NEW)
+			note_incoming(p);
+	}
 	if (CONSTANT(trace)) {
 		struct xdpfw_trace *last = bpf_map_lookup_elem(&trace, &zero);
 
@@ -147,25 +160,44 @@ static __always_inline void log_rule(const struct packet *p, __u32 rule, enum xd
 	record(p, event);
 }
 
+/* What a rule does with a packet that is within its limit. */
+static __always_inline enum xdpfw_verdict perform(struct xdp_md *ctx, const struct packet *p,
+						  const struct xdpfw_action *action)
+{
+	switch (action->kind) {
+	case XDPFW_ACTION_PASS:
+		return XDPFW_VERDICT_PASS;
+	case XDPFW_ACTION_TX:
+		return transmit(ctx);
+	case XDPFW_ACTION_REDIRECT:
+		return redirect(ctx, action);
+	case XDPFW_ACTION_ROUTE:
+		return CONSTANT(routes) ? route(ctx, p) : XDPFW_VERDICT_DROP;
+	case XDPFW_ACTION_CPU:
+		return CONSTANT(spreads) ? spread(p, action->target, action->cpu_count) : XDPFW_VERDICT_DROP;
+	default:
+		return XDPFW_VERDICT_DROP;
+	}
+}
+
 /* What a rule does that is more than a verdict; its number counts those of knocks, too. */
 static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct packet *p, __u32 rule)
 {
 	const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
-	enum xdpfw_verdict verdict = XDPFW_VERDICT_DROP;
+	const struct xdpfw_rate *limit = NULL;
+	enum xdpfw_verdict verdict;
+	__u32 number;
 
 	if (!action)
 		return XDPFW_VERDICT_DROP;
-	switch (action->kind) {
-	case XDPFW_ACTION_PASS:
-		verdict = XDPFW_VERDICT_PASS;
-		break;
-	case XDPFW_ACTION_TX:
-		verdict = transmit(ctx);
-		break;
-	case XDPFW_ACTION_REDIRECT:
-		verdict = redirect(ctx, action);
-		break;
+	if (CONSTANT(limit_count) && action->limit) {
+		number = action->limit - 1;
+		if (!take_tokens(p, number))
+			limit = bpf_map_lookup_elem(&limits, &number);
 	}
+	if (CONSTANT(adds) && action->add_to && (limit || !(action->flags & XDPFW_ACTION_ADD_EXCEEDED)))
+		add_source(p, action->add_to - 1, action->add_ns, rule - CONSTANT(knock_rules));
+	verdict = limit ? limit->exceed : perform(ctx, p, action);
 	if (CONSTANT(logs) && action->log_sample)
 		log_rule(p, rule - CONSTANT(knock_rules), verdict, action->log_sample);
 	return verdict;
@@ -181,6 +213,22 @@ static __always_inline enum xdpfw_verdict verdict_of(struct xdp_md *ctx, const s
 	default:
 		return act(ctx, p, key >> XDPFW_KEY_SHIFT);
 	}
+}
+
+/* A later fragment of a datagram whose first one this became of. What a rule took of that one, it does not take again. */
+static __always_inline int finish_later(struct xdp_md *ctx, const struct packet *p, const struct followed *first)
+{
+	const struct xdpfw_action *action;
+	__u32 rule = first->key >> XDPFW_KEY_SHIFT;
+
+	if (first->verdict == XDPFW_VERDICT_PASS)
+		return finish(p, XDPFW_VERDICT_PASS, XDPFW_REASON_ALLOW_FRAGMENTS, XDPFW_KEY_NONE);
+	if (first->verdict == XDPFW_VERDICT_DROP)
+		return finish(p, XDPFW_VERDICT_DROP, first->reason, first->key);
+	action = bpf_map_lookup_elem(&actions, &rule);
+	if (!action)
+		return finish(p, XDPFW_VERDICT_DROP, first->reason, first->key);
+	return finish(p, perform(ctx, p, action), first->reason, first->key);
 }
 
 #endif

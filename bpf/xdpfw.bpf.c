@@ -14,6 +14,7 @@
 #include "packet.h"
 #include "parse.h"
 #include "spa.h"
+#include "syncookie.h"
 #include "verdict.h"
 
 _Static_assert(sizeof(struct xdpfw_entry) * XDPFW_BLOCK_ENTRIES == XDPFW_BLOCK_BYTES, "entries fill a block");
@@ -28,6 +29,10 @@ _Static_assert(sizeof(config.directions) / sizeof(config.directions[0]) == XDPFW
 _Static_assert(XDP_DROP + XDPFW_VERDICT_PASS == XDP_PASS && XDP_DROP + XDPFW_VERDICT_TX == XDP_TX &&
 	       XDP_DROP + XDPFW_VERDICT_REDIRECT == XDP_REDIRECT, "verdicts are in XDP's order");
 _Static_assert(sizeof(config.knocked) / sizeof(config.knocked[0]) == XDPFW_MAX_KNOCKED, "a knock a bit");
+_Static_assert(sizeof(config.asked_sets) / sizeof(config.asked_sets[0]) == XDPFW_DIRECTION_COUNT * XDPFW_MAX_ASKED_SETS,
+	       "a set a bit");
+_Static_assert(sizeof(config.set_slots) / sizeof(config.set_slots[0]) == XDPFW_MAX_DYNAMIC_SETS, "a slot a set");
+_Static_assert(sizeof(struct xdpfw_flow) == XDPFW_BLOCK_BYTES, "a flow fills a cache line");
 _Static_assert(XDPFW_MAX_STEPS - 1 <= XDPFW_PROGRESS_DONE_MASK, "a slot has room for the longest progress");
 _Static_assert(sizeof(config.groups) / sizeof(config.groups[0]) == XDPFW_MAX_GROUPS, "a table a group");
 
@@ -111,7 +116,7 @@ int xdpfw(struct xdp_md *ctx)
 	struct packet *packet;
 	enum xdpfw_verdict verdict;
 	enum xdpfw_reason reason;
-	__u32 key, rule;
+	__u32 key, challenged;
 
 	if (!policy.tables[RULES] || !scratch)
 		return XDP_ABORTED;	/* the verifier's case: the map always has its one element */
@@ -130,14 +135,24 @@ int xdpfw(struct xdp_md *ctx)
 	if (CONSTANT(stop_after) == XDPFW_STAGE_PARSE)
 		return XDP_DROP;
 	if (reason)
-		return finish(packet, CONSTANT(invalid_verdict), reason, NO_RULE, true);
+		return finish(packet, CONSTANT(invalid_verdict), reason, XDPFW_KEY_NONE);
+	if (is_banned(packet))
+		return finish(packet, XDPFW_VERDICT_DROP, XDPFW_REASON_BAN, XDPFW_KEY_NONE);
 
+	if (CONSTANT(tracks))
+		find_state(ctx, packet);
+	if (CONSTANT(protects_syn))
+		take_cookie(ctx, packet);
 	reason = allow(packet);
 	if (reason)
-		return finish(packet, XDPFW_VERDICT_PASS, reason, NO_RULE, true);
+		return finish(packet, XDPFW_VERDICT_PASS, reason, XDPFW_KEY_NONE);
+	if (CONSTANT(allow.fragments) && packet->fragment == XDPFW_FRAGMENT_LATER && follow_first(packet))
+		return finish_later(ctx, packet, &scratch->followed);
 
 	if (CONSTANT(knocked_count))
 		packet->value[XDPFW_FIELD_KNOCKED] = knocked(packet);
+	if (CONSTANT(asked_set_count[XDPFW_DIRECTION_SRC]) || CONSTANT(asked_set_count[XDPFW_DIRECTION_DST]))
+		find_sets(packet);
 	if (CONSTANT(stop_after) == XDPFW_STAGE_STATE)
 		return XDP_DROP;
 	combine_fields(&policy, packet, lookup);
@@ -149,24 +164,26 @@ int xdpfw(struct xdp_md *ctx)
 	key = find_rule(&policy, lookup);
 	if (CONSTANT(stop_after) == XDPFW_STAGE_CLASSIFY)
 		return XDP_DROP;
-	rule = key >> XDPFW_KEY_SHIFT;
-	if (CONSTANT(knock_rules)) {
-		reason = knock(ctx, &policy, packet, lookup, rule);
-		if (reason)
-			return finish(packet, reason == XDPFW_REASON_KNOCK_GRANTED ? XDPFW_VERDICT_PASS :
-				      XDPFW_VERDICT_DROP, reason, NO_RULE, true);
+
+	reason = CONSTANT(knock_rules) ? knock(ctx, &policy, packet, lookup, key >> XDPFW_KEY_SHIFT) : 0;
+	if (reason) {
+		verdict = reason == XDPFW_REASON_KNOCK_GRANTED ? XDPFW_VERDICT_PASS : XDPFW_VERDICT_DROP;
+	} else {
+		if (CONSTANT(counts))
+			count_passed_rules(&policy, packet, lookup, key);
+		reason = key == XDPFW_KEY_NONE ? XDPFW_REASON_DEFAULT : XDPFW_REASON_RULE;
+		verdict = key == XDPFW_KEY_NONE ? CONSTANT(default_verdict) : verdict_of(ctx, packet, key);
+		if (reason == XDPFW_REASON_DEFAULT || verdict == XDPFW_VERDICT_DROP)
+			note_wrong(packet);
 	}
-	if (CONSTANT(counts))
-		count_passed_rules(&policy, packet, lookup, key);
-	if (key == XDPFW_KEY_NONE) {
-		note_wrong(packet);
-		return finish(packet, CONSTANT(default_verdict), XDPFW_REASON_DEFAULT, NO_RULE, true);
+	if (CONSTANT(protects_syn) && verdict == XDPFW_VERDICT_PASS) {
+		challenged = challenge(ctx, packet);
+		if (challenged) {
+			reason = challenged;
+			verdict = reason == XDPFW_REASON_PROTECT_SYN_COOKIE ? XDPFW_VERDICT_TX : XDPFW_VERDICT_DROP;
+		}
 	}
-	verdict = verdict_of(ctx, packet, key);
-	if (verdict == XDPFW_VERDICT_DROP)
-		note_wrong(packet);
-	return finish(packet, verdict, XDPFW_REASON_RULE, rule - CONSTANT(knock_rules),
-		      (key & XDPFW_KEY_ACTION_MASK) != XDPFW_KEY_LOOK_UP);
+	return finish(packet, verdict, reason, key);
 }
 
 char _license[] SEC("license") = "GPL";

@@ -90,8 +90,8 @@ class Controller:
                 notes += _target_notes(image.targets, targets, interfaces)
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
             with self._pins.new_generation() as (number, directory):
-                inherited = opened.enter_context(statekeeping.inherited(self._pins, image))
-                if inherited is None and image.has_state and self._pins.state.exists():
+                inherited = opened.enter_context(statekeeping.inherited(self._pins))
+                if inherited is None and self._pins.state.exists():
                     notes += (_OTHER_STATE,)
                 generation = opened.enter_context(
                     Generation.load(
@@ -106,9 +106,7 @@ class Controller:
                 kept = rulestables.to_bytes(None if image.has_cut_sets else image.wanted_sets)
                 metadata.pin(directory, meta, source.files, kept)
             try:
-                with contextlib.ExitStack() as undo:
-                    if inherited is None:
-                        undo.enter_context(statekeeping.handed_down(self._pins, generation))
+                with statekeeping.handed_down(self._pins, generation, inherited):
                     notes += self._switch(policy, interfaces, generation.program, state)
             except BaseException:
                 self._pins.remove_generation(number)
@@ -241,7 +239,6 @@ class Controller:
             knocks=tuple(
                 KnockMeta.of(knock, identity(knock.name), lambda key: fingerprint(key.key)) for knock in policy.knocks
             ),
-            has_state=image.has_state,
             rules_digest=source.rules_digest,
         )
 

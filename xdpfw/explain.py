@@ -26,7 +26,7 @@ from xdpfw.reference.knocks import (
     positions,
     windows,
 )
-from xdpfw.reference.matching import Observation, observe, unmet
+from xdpfw.reference.matching import Observation, Standing, observe, unmet
 from xdpfw.reference.memory import START, Instant, Memory, Source
 
 MAC_MASK: Final = 0xFFFFFFFFFFFF
@@ -126,6 +126,7 @@ def _trace(
         yield TraceEntry("allow", Outcome.UNMET, allowance)
     observation = observe(packet, interface)
     held = knocks.held(packet)
+    standing = Standing(held)
     by_knock = [_knock_entry(policy, knock, packet, observation, decision, knocks) for knock in policy.knocks]
     if decision.kind == "knock":
         decided = {GRANTED: Outcome.GRANTED, CLOSED: Outcome.CLOSED, STEP: Outcome.STEP}
@@ -137,7 +138,7 @@ def _trace(
         if rule.name == decision.rule:
             yield TraceEntry("rule", Outcome.MATCHED, rule.name)
             return
-        field = unmet(rule.match, packet, observation, held)
+        field = unmet(rule.match, packet, observation, standing)
         if field is not None:
             found, wanted = _found(field, packet, observation, held, policy), _wanted(field, rule.match, policy)
             yield TraceEntry("rule", Outcome.UNMET, rule.name, field, found, wanted)
@@ -161,7 +162,7 @@ def _knock_entry(
     elif knock in knocks.guards(packet):
         assert packet.proto is not None
         port = f"opens {packet.dport}/{_number('proto', packet.proto, policy)}, and the source holds"
-        if knock.unless is not None and unmet(knock.unless, packet, observation, knocks.held(packet)) is None:
+        if knock.unless is not None and unmet(knock.unless, packet, observation, Standing(knocks.held(packet))) is None:
             return TraceEntry("knock", Outcome.EXCEPTED, knock.name)
         if knocks.is_granted(knock, packet):
             return TraceEntry("knock", Outcome.GRANTED, knock.name, found=f"{port} a grant")

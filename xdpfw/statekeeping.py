@@ -12,7 +12,7 @@ from typing import Final
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
 from xdpfw.kernel.pins import Pins
-from xdpfw.kernel.program import Generation, Image
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import Grant, SpaTime, State, present_tai_offset_ns
 from xdpfw.observe.metadata import KnockMeta, Metadata, service_name
 
@@ -21,14 +21,11 @@ MAX_WINDOW_NS: Final = 86_400 * 1_000_000_000
 
 
 @contextlib.contextmanager
-def inherited(pins: Pins, image: Image) -> Iterator[State | None]:
+def inherited(pins: Pins) -> Iterator[State | None]:
     """The instance's state for a generation to be loaded with; None where there is none that it could use.
 
     That of a version of xdpfw with other maps is none. Needs the instance's lock.
     """
-    if not image.has_state:
-        yield None
-        return
     try:
         state = State.open(pins.state)
     except KernelError as error:
@@ -45,33 +42,36 @@ def inherited(pins: Pins, image: Image) -> Iterator[State | None]:
 
 
 @contextlib.contextmanager
-def handed_down(pins: Pins, generation: Generation) -> Iterator[None]:
-    """Pins the state of a generation that made its own; an exception in the context takes it away again.
+def handed_down(pins: Pins, generation: Generation, before: State | None) -> Iterator[None]:
+    """Pins the maps of state that a generation made for itself, in place of those that were there.
 
-    Needs the instance's lock.
+    Tables that its policy uses and the one ``before`` did not are there first: nobody has anything in the small ones.
+    Those that it does not use any more go when it is in force, which is at the end of the context. Needs the instance's
+    lock.
     """
-    if generation.state is None:
-        yield
+    state = generation.state
+    assert state is not None
+    if before is None:
+        try:
+            with pins.new_state() as directory:
+                state.pin(directory)
+            yield
+        except BaseException:
+            pins.remove_state()
+            raise
         return
-    try:
-        with pins.new_state() as directory:
-            generation.state.pin(directory)
-        yield
-    except BaseException:
-        pins.remove_state()
-        raise
+    grown, shrunk = before.sizes_changed(state)
+    state.pin_anew(pins.state, grown)
+    yield
+    state.pin_anew(pins.state, shrunk)
 
 
 def tidy(pins: Pins, meta: Metadata, before: int) -> None:
     """Ends what the policy in force no longer grants.
 
     These are grants of knocks and SPA keys that it does not have, of ports that a knock opens no more, and for another
-    scope than it has now. ``before``: the generation whose names their events go by. A policy that has no use for
-    state leaves none. Needs the instance's lock.
+    scope than it has now. ``before``: the generation whose names their events go by. Needs the instance's lock.
     """
-    if not meta.has_state:
-        pins.remove_state()
-        return
     with State.open(pins.state) as state:
         keys = {key.fingerprint for knock in meta.knocks for key in knock.keys}
         knocks = {knock.id: knock for knock in meta.knocks}

@@ -55,7 +55,9 @@ class Image:
     rule_count: int
     targets: tuple[str, ...]
     knocks: NoKnocks = field(default_factory=NoKnocks)
-    has_state: bool = False
+    limits: bytes = b""
+    cpu_choices: tuple[int, ...] = ()
+    protected_ports: tuple[tuple[int, int], ...] = ()
     set_tables: bytes = b""
 
 

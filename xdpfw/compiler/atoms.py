@@ -12,11 +12,11 @@ import dataclasses
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from xdpfw.compiler import ir, ranges
 from xdpfw.compiler.ir import Family, Fragment, MacMask, Range, Ranges
-from xdpfw.kernel.abi import Absent, Detail, Field, Kind, Limit
+from xdpfw.kernel.abi import Absent, Detail, Field, Kind, Limit, PacketState
 
 HIGHEST: dict[Field, int] = {
     Field.PROTO: Absent.NO_PROTO,
@@ -32,6 +32,9 @@ HIGHEST: dict[Field, int] = {
     Field.TTL: Absent.NO_TTL,
     Field.DSCP: Absent.NO_DSCP,
     Field.KNOCKED: (1 << Limit.MAX_KNOCKED) - 1,
+    Field.STATE: PacketState.NONE,
+    Field.SRC_SETS: (1 << Limit.MAX_ASKED_SETS) - 1,
+    Field.DST_SETS: (1 << Limit.MAX_ASKED_SETS) - 1,
 }
 """The largest value that the parser gives each field. MAC addresses have conditions of their own."""
 
@@ -153,17 +156,28 @@ _small_fields = operator.attrgetter(
 )
 
 
+def _dynamic(names: tuple[str, ...], asked: Sequence[str]) -> Ranges:
+    """The values of which some bit is that of one of the dynamic sets; ``asked``: the sets in order of their bits."""
+    mask = sum(1 << asked.index(name) for name in set(names))
+    return ranges.merge((value, value) for value in range(1 << Limit.MAX_ASKED_SETS) if value & mask)
+
+
+_SET_FIELDS: Final = (("src", Field.SRC_SETS), ("dst", Field.DST_SETS))
+
+
 class _Reader:
-    """Matches -> conditions. ``asked``: the knocks in order of their bits.
+    """Matches -> conditions. ``asked``: the knocks in order of their bits; ``sets``: by field, the dynamic sets so.
 
     Of the small fields many rules ask the same: that is made once.
     """
 
-    def __init__(self, asked: Sequence[str]) -> None:
+    def __init__(self, asked: Sequence[str], sets: Mapping[Field, Sequence[str]]) -> None:
         self._asked = asked
+        self._sets = sets
         self._known: dict[tuple[object, ...], Predicate] = {}
 
     def conditions(self, match: ir.Match) -> _Conditions:
+        """All but those on dynamic sets."""
         key = _small_fields(match)
         predicate = self._known.get(key)
         if predicate is None:
@@ -173,6 +187,28 @@ class _Reader:
             None if match.src is None else _addresses(match.src),
             None if match.dst is None else _addresses(match.dst),
         )
+
+    def dynamic(self, match: ir.Match) -> dict[str, tuple[Field, Ranges]]:
+        """By direction, the condition on dynamic sets that stands beside that on addresses: one must hold."""
+        return {
+            direction: (field, _dynamic(wanted.dynamic, self._sets[field]))
+            for direction, field in _SET_FIELDS
+            if (wanted := getattr(match, direction)) is not None and wanted.dynamic
+        }
+
+    def alternatives(self, match: ir.Match) -> list[_Conditions]:
+        """Conditions of which one must hold whole."""
+        found = [self.conditions(match)]
+        for direction, (field, members) in self.dynamic(match).items():
+            found = [
+                each
+                for one in found
+                for each in (
+                    one,
+                    one._replace(predicate=_in_order({**dict(one.predicate), field: members}), **{direction: None}),
+                )
+            ]
+        return found
 
 
 def _predicate(match: ir.Match, asked: Sequence[str]) -> Predicate:
@@ -190,6 +226,7 @@ def _predicate(match: ir.Match, asked: Sequence[str]) -> Predicate:
         Field.TTL: match.ttl,
         Field.DSCP: match.dscp,
         Field.KNOCKED: _knocked(match.knocked, asked),
+        Field.STATE: match.state,
         Field.SRC_MAC: None if match.src_mac is None else MacCondition(match.src_mac),
         Field.DST_MAC: None if match.dst_mac is None else MacCondition(match.dst_mac),
     }
@@ -239,19 +276,29 @@ def _set_condition(condition: AddressCondition) -> SetCondition:
 
 
 def _products(match: ir.Match, unless: ir.Match | None, reader: _Reader) -> Iterator[_Conditions]:
-    wanted = reader.conditions(match)
-    if unless is None:
-        yield wanted
-        return
-    exception = reader.conditions(unless)
+    for wanted in reader.alternatives(match):
+        if unless is None:
+            yield wanted
+        else:
+            yield from _without(wanted, unless, reader)
+
+
+def _without(wanted: _Conditions, unless: ir.Match, reader: _Reader) -> Iterator[_Conditions]:
+    exception, dynamic = reader.conditions(unless), reader.dynamic(unless)
     fields = dict(wanted.predicate)
+
+    def rest(field: Field, condition: FieldCondition) -> Predicate:
+        return _in_order({**fields, field: _without_field(field, fields.get(field), condition)})
+
     for field, condition in exception.predicate:
-        rest = _without_field(field, fields.get(field), condition)
-        yield wanted._replace(predicate=_in_order({**fields, field: rest}))
+        yield wanted._replace(predicate=rest(field, condition))
+    # An address that is in neither: not in the ranges, and not in the dynamic sets.
     if exception.src is not None:
-        yield wanted._replace(src=_without_addresses(wanted.src, exception.src))
+        predicate = rest(*dynamic["src"]) if "src" in dynamic else wanted.predicate
+        yield wanted._replace(predicate=predicate, src=_without_addresses(wanted.src, exception.src))
     if exception.dst is not None:
-        yield wanted._replace(dst=_without_addresses(wanted.dst, exception.dst))
+        predicate = rest(*dynamic["dst"]) if "dst" in dynamic else wanted.predicate
+        yield wanted._replace(predicate=predicate, dst=_without_addresses(wanted.dst, exception.dst))
 
 
 def _can_match(product: _Conditions) -> bool:
@@ -267,10 +314,18 @@ def asked_knocks(policy: ir.Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for match in matches for name in match.knocked or ()))
 
 
+def asked_sets(policy: ir.Policy, direction: str) -> tuple[str, ...]:
+    """The dynamic sets that rules ask for, of ``src`` or ``dst``, in order of the bits that stand for them."""
+    matches = (match for rule in policy.rules for match in (rule.match, rule.unless) if match is not None)
+    wanted = (getattr(match, direction) for match in matches)
+    return tuple(dict.fromkeys(name for addresses in wanted if addresses for name in addresses.dynamic))
+
+
 def atoms(policy: ir.Policy) -> list[Atom]:
     """The atoms of all rules, in order of precedence. A rule that no packet can match has none."""
     found = []
-    reader = _Reader(asked_knocks(policy))
+    sets = {field: asked_sets(policy, direction) for direction, field in _SET_FIELDS}
+    reader = _Reader(asked_knocks(policy), sets)
     for number, rule in enumerate(policy.rules):
         for product in _products(rule.match, rule.unless, reader):
             if _can_match(product):

@@ -415,7 +415,7 @@ def _names_sets(condition: AddressCondition | None) -> bool:
 
 def is_plain(rule: ir.Rule) -> bool:
     """True if there is nothing to the rule but its verdict."""
-    return rule.action.kind in _PLAIN and not rule.log_sample
+    return rule.action.kind in _PLAIN and not rule.log_sample and rule.limit is None and rule.add_to is None
 
 
 def _key(policy: ir.Policy, number: int, knock_rules: int) -> int:

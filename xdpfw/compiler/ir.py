@@ -45,6 +45,13 @@ class Fragment(enum.IntEnum):
     LATER = 2
 
 
+class State(enum.IntEnum):
+    """What is known of the flow that a whole datagram or first fragment of IP belongs to. Others have no state."""
+
+    NEW = 0
+    ESTABLISHED = 1
+
+
 class Verdict(enum.StrEnum):
     PASS = "pass"
     DROP = "drop"
@@ -57,6 +64,8 @@ class ActionKind(enum.StrEnum):
     DROP = "drop"
     TX = "tx"
     REDIRECT = "redirect"
+    ROUTE = "route"  # forward by the kernel's FIB; what it can't forward goes up the stack
+    CPU = "cpu"  # up the stack, on one of Action.cpus
     COUNT = "count"
 
 
@@ -83,12 +92,14 @@ class AddressRanges(NamedTuple):
     """Addresses as sorted, disjoint, non-adjacent inclusive ranges of host-order integers, one tuple a family.
 
     ``sets``: all of these sets' addresses, too. They are those that have a file of their own, which may change without
-    the rest of the policy; the entries of other sets are among the ranges.
+    the rest of the policy; the entries of other sets are among the ranges. ``dynamic``: names of dynamic sets whose
+    members belong to it as well, as they are when a packet comes; ``contains`` knows nothing of these.
     """
 
     v4: tuple[Range, ...] = ()
     v6: tuple[Range, ...] = ()
     sets: tuple[AddressSet, ...] = ()
+    dynamic: tuple[str, ...] = ()
 
     def contains(self, family: Family, address: int) -> bool:
         """True if ``address`` (host-order integer of 32 or 128 bits) is in one of the ranges or sets."""
@@ -153,6 +164,7 @@ class Match:
     dscp: Ranges | None = None
     ip_options: Ranges | None = None  # 0 or 1; IP packets only
     knocked: tuple[str, ...] | None = None  # names of knocks: the source holds a grant of one of them
+    state: Ranges | None = None  # State
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +173,41 @@ class Action:
     interface: str | None = None  # REDIRECT: the target
     src_mac: int | None = None  # REDIRECT: new addresses, 48 bits, or None to leave as they are
     dst_mac: int | None = None
+    cpus: tuple[int, ...] = ()  # CPU: a packet goes to one of them, by its flow
+
+
+class Per(enum.StrEnum):
+    """Whose packets share a token bucket."""
+
+    RULE = "rule"
+    SRC = "src"  # a source's, or its prefix's
+    FLOW = "flow"  # addresses, protocol and ports of one direction
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A token bucket: ``amount`` packets (or bytes of whole frames) in ``window_ns``, ``burst`` of them at once.
+
+    A bucket begins full. A packet for which not all tokens are there takes none, and meets ``exceed``.
+    """
+
+    amount: int
+    window_ns: int
+    burst: int
+    per: Per = Per.RULE
+    v4_bits: int = 32  # SRC: of the prefix that shares a bucket
+    v6_bits: int = 128
+    bytes: bool = False
+    exceed: Verdict = Verdict.DROP  # DROP or PASS
+
+
+@dataclass(frozen=True, slots=True)
+class AddTo:
+    """Puts the packet's source into a dynamic set: at each match, or (``exceeded``) beyond the limit."""
+
+    set: str
+    timeout_ns: int | None = None  # None: as the set has it
+    exceeded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +216,8 @@ class Rule:
     match: Match
     action: Action
     unless: Match | None = None  # SPEC's ``except``: the rule does not match where all of this holds
+    limit: Limit | None = None
+    add_to: AddTo | None = None
     log_sample: int = 0  # an event for one in so many matches, drawn at random; 1: for each; 0: none
     comment: str | None = None
     text: str = ""  # the rule in canonical one-line form, for plan and status
@@ -276,6 +325,19 @@ class Interface:
     position: Position | None = field(default=None, compare=False)
 
 
+BANS: Final = "bans"
+"""The dynamic set that every firewall has, and that is consulted before allowances and rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicSet:
+    """Prefixes that come and go at run time. ``timeout_ns``: how long an entry stays that is put in without one."""
+
+    name: str
+    size: int  # entries that there is room for
+    timeout_ns: int | None = None  # None: for good
+
+
 @dataclass(frozen=True, slots=True)
 class PortSet:
     name: str
@@ -285,13 +347,17 @@ class PortSet:
 
 @dataclass(frozen=True, slots=True)
 class TestStep:
-    """One packet of a policy test, or a wait before the next one (then ``packet`` is None)."""
+    """One packet of a policy test, or a wait before the next one (then ``packet`` is None).
+
+    ``is_sent``: the firewall's own side sends it, and nothing is decided on it; it may make a flow.
+    """
 
     packet: str | None
     expect: Verdict | None = None
     rule: str | None = None
     interface: str | None = None  # None: the policy's first
     wait_ns: int = 0
+    is_sent: bool = False
     position: Position | None = field(default=None, compare=False)
 
 
@@ -304,7 +370,11 @@ class TestCase:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One firewall. ``rules`` are the enabled ones, in order of precedence: the first that matches decides."""
+    """One firewall. ``rules`` are the enabled ones, in order of precedence: the first that matches decides.
+
+    ``dynamic_sets`` are those that the policy declares; BANS, if it is not among them, is there all the same.
+    ``never_ban``: no ban is for these sources. ``protect_syn``: TCP ports whose SYNs are answered with cookies.
+    """
 
     interfaces: tuple[Interface, ...]
     default: Verdict
@@ -314,4 +384,7 @@ class Policy:
     rules: tuple[Rule, ...] = ()
     address_sets: tuple[AddressSet, ...] = ()
     port_sets: tuple[PortSet, ...] = ()
+    dynamic_sets: tuple[DynamicSet, ...] = ()
+    never_ban: AddressRanges | None = None
+    protect_syn: Ranges = ()
     tests: tuple[TestCase, ...] = ()

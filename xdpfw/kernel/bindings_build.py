@@ -14,7 +14,8 @@ from pathlib import Path
 from cffi import FFI
 
 PACKAGE = Path(__file__).resolve().parent
-ABI_HEADERS = [PACKAGE.parents[1] / "bpf" / name for name in ("abi.h", "abi_knock.h")]
+ABI_NAMES = ("abi.h", "abi_knock.h", "abi_flow.h", "abi_limit.h", "abi_set.h")
+ABI_HEADERS = [PACKAGE.parents[1] / "bpf" / name for name in ABI_NAMES]
 
 BEGIN, END = "/* cffi: begin */", "/* cffi: end */"
 
@@ -251,7 +252,7 @@ def enums_source(ffi: FFI, declarations: str) -> str:
     """
     lines = [
         "# SPDX-License-Identifier: GPL-2.0-or-later",
-        '"""Generated from bpf/abi.h and bpf/abi_knock.h by bindings_build.py."""',
+        '"""Generated from bpf/abi*.h by bindings_build.py."""',
         "",
         "import enum",
     ]

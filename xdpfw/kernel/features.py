@@ -285,7 +285,9 @@ class _EmptyImage:
     rule_count = 0
     targets: tuple[str, ...] = ()
     knocks = NoKnocks()
-    has_state = False
+    limits = b""
+    cpu_choices: tuple[int, ...] = ()
+    protected_ports: tuple[tuple[int, int], ...] = ()
 
 
 def strips_vlan_tags(name: str) -> bool | None:

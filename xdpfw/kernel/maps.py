@@ -40,6 +40,26 @@ class KnockCounter(NamedTuple):
     dropped: int = 0
 
 
+class LimitCounter(NamedTuple):
+    """What a limit met: ``struct xdpfw_limit_counter``."""
+
+    exceeded: int = 0
+    exceeded_bytes: int = 0
+    shared: int = 0
+
+
+class FlowCounter(NamedTuple):
+    """What flows and fragments came to: ``struct xdpfw_flow_counter``."""
+
+    created: int = 0
+    evicted: int = 0
+    refused: int = 0
+    related: int = 0
+    sockets: int = 0
+    fragments_followed: int = 0
+    fragments_unknown: int = 0
+
+
 @functools.cache
 def possible_cpus() -> int:
     """How many values a per-CPU map keeps of each element: one a CPU that may ever come online."""
@@ -245,6 +265,22 @@ class KnockCounterMap(PerCpuMap):
     def read(self) -> list[KnockCounter]:
         members = self.sums()[: len(KnockCounter._fields)]  # padding follows
         return list(map(KnockCounter, *members))
+
+
+class LimitCounterMap(PerCpuMap):
+    """A per-CPU array of ``struct xdpfw_limit_counter``."""
+
+    def read(self) -> list[LimitCounter]:
+        members = self.sums()[: len(LimitCounter._fields)]  # padding follows
+        return list(map(LimitCounter, *members))
+
+
+class FlowCounterMap(PerCpuMap):
+    """A per-CPU array of one ``struct xdpfw_flow_counter``."""
+
+    def read(self) -> list[FlowCounter]:
+        members = self.sums()[: len(FlowCounter._fields)]  # padding follows
+        return list(map(FlowCounter, *members))
 
 
 class Blob:

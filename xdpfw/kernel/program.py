@@ -10,6 +10,7 @@ import hashlib
 import mmap
 import os
 import secrets
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -18,8 +19,19 @@ from xdpfw.errors import CapacityError, KernelError, VerifierError
 from xdpfw.kernel import abi
 from xdpfw.kernel.constants import with_constants
 from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, object_info, options, take_log
-from xdpfw.kernel.maps import ArrayMap, Counter, CounterMap, KnockCounter, KnockCounterMap, Map
-from xdpfw.kernel.state import STATE_MAPS, State, boot_ns, present_tai_offset_ns
+from xdpfw.kernel.maps import (
+    ArrayMap,
+    Counter,
+    CounterMap,
+    FlowCounter,
+    FlowCounterMap,
+    KnockCounter,
+    KnockCounterMap,
+    LimitCounter,
+    LimitCounterMap,
+    Map,
+)
+from xdpfw.kernel.state import State, boot_ns, present_tai_offset_ns
 
 OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
 PROGRAM: Final = "xdpfw"
@@ -114,8 +126,16 @@ class Image(Protocol):
     def knocks(self) -> Knocks: ...
 
     @property
-    def has_state(self) -> bool:
-        """True if it uses the maps that outlive a generation."""
+    def limits(self) -> bytes:
+        """Elements of ``struct xdpfw_rate``."""
+
+    @property
+    def cpu_choices(self) -> Sequence[int]:
+        """CPUs that rules hand packets to, as their actions number them."""
+
+    @property
+    def protected_ports(self) -> Sequence[tuple[int, int]]:
+        """Ranges of TCP ports."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -177,6 +197,15 @@ class Maps:
     spa_ports: ArrayMap
     spa_keys: ArrayMap
     knock_counters: KnockCounterMap
+    limits: ArrayMap
+    limit_totals: ArrayMap
+    cpu_choices: ArrayMap
+    protected_ports: ArrayMap
+    limit_counters: LimitCounterMap
+    flow_counters: FlowCounterMap
+    routes: Map
+    cpus: Map
+    never_ban: Map
     config: ArrayMap
 
     @classmethod
@@ -204,6 +233,11 @@ _MAP_CLASSES: Final[dict[str, Any]] = {
     "counters": CounterMap,
     "verdicts": CounterMap,
     "knock_counters": KnockCounterMap,
+    "limit_counters": LimitCounterMap,
+    "flow_counters": FlowCounterMap,
+    "routes": Map,
+    "cpus": Map,
+    "never_ban": Map,
 }
 _KNOCK_ARRAYS: Final = ("knocks", "sequences", "tokens", "guards", "rotations", "spa_ports", "spa_keys")
 """Maps that take the bytes of Knocks as they are."""
@@ -275,12 +309,10 @@ class Generation:
         config.generation = number
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
         config.hash_secret = secret
-        limit = abi.Limit
-        is_full = not trace if full_size is None else full_size
-        beginnings = limit.BEGINNING_BUCKETS if is_full else limit.TEST_BUCKETS
-        progress = limit.PROGRESS_BUCKETS if is_full else limit.TEST_BUCKETS
-        config.beginning_mask, config.progress_mask = beginnings - 1, progress - 1
         knocks = image.knocks
+        state_sizes = _state_sizes(config, is_full=not trace if full_size is None else full_size)
+        for member, name in _MASKS.items():
+            setattr(config, member, state_sizes[name] - 1)
         sizes = {
             "actions": image.rule_count + config.knock_rules,
             "targets": len(targets),
@@ -288,19 +320,22 @@ class Generation:
             "windows": config.rotation_count * WINDOWS_PER_ROTATION,
             "filters": config.rotation_count,
             "knock_counters": _count(knocks.knocks, "knock"),
-            "beginnings": beginnings,
-            "progress": progress,
+            "limits": config.limit_count,
+            "limit_totals": config.limit_count,
+            "limit_counters": config.limit_count,
+            "cpu_choices": len(image.cpu_choices),
+            "protected_ports": PROTECTED_PORT_WORDS if image.protected_ports else 1,
+            **state_sizes,
             **{name: _count(getattr(knocks, name), name.removesuffix("s")) for name in _KNOCK_ARRAYS},
         }
-        if not image.has_state:
-            sizes |= dict.fromkeys(STATE_MAPS, 1)
-        reused = state.descriptors() if state and image.has_state else {}
+        reused = {}
+        if state is not None:
+            descriptors = state.descriptors()
+            reused = {name: descriptors[name] for name in state.of_sizes(state_sizes)}
         value_sizes = {"tables": len(image.tables), "set_tables": len(image.set_tables) or abi.Layout.BLOCK_BYTES}
         generation = cls(*_load(abi.to_bytes(config), value_sizes, sizes, reused))
         try:
-            if not image.has_state:
-                generation._drop_state()
-            elif state is None and generation.state is not None:
+            if state is None and generation.state is not None:
                 generation.state.initialise(secret, 0 if trace else present_tai_offset_ns())
             generation._fill(image, interfaces, targets)
         except BaseException:
@@ -341,7 +376,9 @@ class Generation:
         self.program.close()
         for map_ in self.maps.by_name().values():
             map_.close()
-        self._drop_state()
+        if self.state is not None:
+            self.state.close()
+            self.state = None
 
     def __enter__(self) -> Self:
         return self
@@ -383,6 +420,13 @@ class Generation:
         counters = self.maps.counters.read()
         return counters[: abi.Reason.COUNT], counters[abi.Reason.COUNT :][: self.rule_count]
 
+    def limit_counters(self) -> list[LimitCounter]:
+        """By number of the limit, in order of the rules that have one."""
+        return self.maps.limit_counters.read()[: self._config.limit_count]
+
+    def flow_counter(self) -> FlowCounter:
+        return self.maps.flow_counters.read()[0]
+
     def knock_counters(self) -> list[KnockCounter]:
         """By knock, in the policy's order."""
         return self.maps.knock_counters.read()[: self._knock_count]
@@ -417,6 +461,8 @@ class Generation:
         """What becomes of packets that no rule decided."""
         if reason is abi.Reason.DEFAULT:
             return int(self._config.default_verdict)
+        if reason is abi.Reason.PROTECT_SYN_COOKIE:
+            return abi.Verdict.TX
         group = abi.reason_name(reason).partition(".")[0]
         if group == "invalid":
             return int(self._config.invalid_verdict)
@@ -470,6 +516,10 @@ class Generation:
             self.maps.targets.write(slot, ffi.buffer(ffi.new("__u32 *", target))[:])
         for index, ifindex in enumerate(interfaces):
             self.set_interface(ifindex, index)
+        self.maps.limits.fill(image.limits)
+        self.maps.cpu_choices.fill(array("I", image.cpu_choices).tobytes())
+        if image.protected_ports:
+            self.maps.protected_ports.fill(_port_bits(image.protected_ports))
         for name in _KNOCK_ARRAYS[:-1]:
             getattr(self.maps, name).fill(getattr(image.knocks, name))
         self.maps.spa_keys.fill(self._with_slots(image.knocks))
@@ -491,11 +541,6 @@ class Generation:
     @property
     def _knock_count(self) -> int:
         return int(self._config.knock_count)
-
-    def _drop_state(self) -> None:
-        if self.state is not None:
-            self.state.close()
-            self.state = None
 
 
 class _Runner:
@@ -549,6 +594,51 @@ def _open_descriptor(path: Path) -> int:
 
 def _sum(one: Counter, other: Counter) -> Counter:
     return Counter(one.packets + other.packets, one.bytes + other.bytes)
+
+
+_MASKS: Final = {
+    "beginning_mask": "beginnings",
+    "progress_mask": "progress",
+    "flow_mask": "flow_tags",
+    "incoming_mask": "incoming",
+    "limit_mask": "limit_buckets",
+    "fragment_mask": "fragments",
+    "acquaintance_mask": "acquaintances",
+}
+"""Members of the constants that are the number of a table's buckets - 1."""
+
+
+def _state_sizes(config: Any, *, is_full: bool) -> dict[str, int]:
+    """Entries of the maps of state: of those that the policy has no use for, 1. Not ``is_full``: small ones do."""
+    limit, flow, bound = abi.Limit, abi.FlowLimit, abi.LimitBound
+    knocks, tracks, fragments = config.knock_count, config.tracks, config.allow.fragments
+
+    def buckets(wanted: int, used: int) -> int:
+        return int(min(wanted, wanted if is_full else limit.TEST_BUCKETS)) if used else 1
+
+    flow_buckets = buckets(flow.FLOW_BUCKETS, tracks)
+    return {
+        "beginnings": buckets(limit.BEGINNING_BUCKETS, knocks),
+        "progress": buckets(limit.PROGRESS_BUCKETS, knocks),
+        "grants": limit.MAX_GRANTS if knocks else 1,
+        "spa_times": limit.MAX_SPA_KEYS if knocks else 1,
+        "spa_failures": limit.SPA_FAILURE_SLOTS if knocks else 1,
+        "flow_tags": flow_buckets,
+        "flows": flow_buckets * limit.BUCKET_SLOTS if tracks else 1,
+        "incoming": buckets(flow.INCOMING_BUCKETS, tracks),
+        "fragments": buckets(flow.FRAGMENT_BUCKETS, fragments),
+        "limit_buckets": buckets(bound.LIMIT_BUCKETS, config.limit_count),
+        "acquaintances": buckets(bound.ACQUAINTANCE_BUCKETS, config.protects_syn),
+    }
+
+
+PROTECTED_PORT_WORDS: Final = 1 << 10
+"""64 ports each."""
+
+
+def _port_bits(ranges: Sequence[tuple[int, int]]) -> bytes:
+    bits = sum(((1 << high - low + 1) - 1) << low for low, high in ranges)
+    return bits.to_bytes(PROTECTED_PORT_WORDS * 8, "little")
 
 
 def _random_secret() -> tuple[int, int]:

@@ -13,14 +13,13 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from xdpfw.errors import CapacityError
 from xdpfw.kernel import abi
-from xdpfw.kernel.abi import Limit
 from xdpfw.kernel.libbpf import check, libbpf
 from xdpfw.kernel.maps import ArrayMap, HashMap, Map
 from xdpfw.kernel.ring import EventRecord, Ring, address, append, halves
@@ -106,6 +105,14 @@ class State:
     event_heads: ArrayMap
     event_limits: ArrayMap
     notes: ArrayMap
+    flow_tags: ArrayMap
+    flows: ArrayMap
+    incoming: ArrayMap
+    fragments: ArrayMap
+    limit_buckets: ArrayMap
+    acquaintances: ArrayMap
+    set_heads: ArrayMap
+    dynamic_sets: ArrayMap
 
     @classmethod
     def collect(cls, descriptor: Callable[[str], int]) -> Self:
@@ -136,21 +143,29 @@ class State:
 
     def is_of_this_version(self) -> bool:
         """True if the maps are as this xdpfw has them: what they hold can be read and gone on with."""
-        return all(
-            map_.value_size == size and map_.max_entries == entries
-            for map_, size, entries in (
-                (self.shared, abi.size_of("shared"), 1),
-                (self.beginnings, abi.size_of("beginnings"), Limit.BEGINNING_BUCKETS),
-                (self.progress, abi.size_of("progress"), Limit.PROGRESS_BUCKETS),
-                (self.markers, abi.size_of("markers"), 1),
-                (self.grants, abi.size_of("grant"), Limit.MAX_GRANTS),
-                (self.spa_times, abi.size_of("spa_time"), Limit.MAX_SPA_KEYS),
-                (self.spa_failures, abi.size_of("spa_failures"), Limit.SPA_FAILURE_SLOTS),
-                (self.events, abi.size_of("event"), Limit.EVENT_SLOTS),
-                (self.event_limits, abi.size_of("event_limit"), 2 * abi.EventKind.EVENT_COUNT),
-                (self.notes, abi.size_of("event"), Limit.EVENT_SLOTS),
-            )
-        ) and self.grants.key_size == abi.size_of("grant_key")
+        structs = {name: abi.size_of(struct) for name, struct in _STRUCTS.items()}
+        return (
+            all(getattr(self, name).value_size == size for name, size in structs.items())
+            and self.grants.key_size == abi.size_of("grant_key")
+            and self.event_limits.max_entries == 2 * abi.EventKind.EVENT_COUNT
+        )
+
+    def of_sizes(self, entries: Mapping[str, int]) -> list[str]:
+        """The names of the maps that have as many entries as ``entries`` says, if it says anything."""
+        return [name for name, map_ in self._by_name() if entries.get(name, map_.max_entries) == map_.max_entries]
+
+    def sizes_changed(self, other: State) -> tuple[list[str], list[str]]:
+        """The names of the maps that have more entries in ``other``, and of those that have fewer."""
+        pairs = [(name, map_.max_entries, getattr(other, name).max_entries) for name, map_ in self._by_name()]
+        return [name for name, a, b in pairs if b > a], [name for name, a, b in pairs if b < a]
+
+    def pin_anew(self, directory: Path, names: Iterable[str]) -> None:
+        """Pins these maps in the place of those that are pinned in ``directory`` by their names."""
+        for name in names:
+            new = directory / f"new-{name}"
+            new.unlink(missing_ok=True)
+            getattr(self, name).pin(str(new))
+            new.rename(directory / name)
 
     @property
     def memory_bytes(self) -> int:
@@ -275,7 +290,10 @@ class State:
         """Forgets all but the events. Only for maps that no interface's program has."""
         for grant in self.list_grants():
             self.delete_grant(grant)
-        for table in (self.beginnings, self.progress):
+        for table in (
+            *(self.beginnings, self.progress, self.flow_tags, self.incoming),
+            *(self.fragments, self.limit_buckets, self.acquaintances),
+        ):
             length = table.max_entries * table.stride
             with table.mapped(length, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
                 memory[:length] = bytes(length)
@@ -318,6 +336,26 @@ class State:
 
 STATE_MAPS: Final = tuple(field.name for field in dataclasses.fields(State))
 _MAP_CLASSES: Final[dict[str, Any]] = {"grants": HashMap}
+_STRUCTS: Final = {
+    "shared": "shared",
+    "beginnings": "beginnings",
+    "progress": "progress",
+    "markers": "markers",
+    "grants": "grant",
+    "spa_times": "spa_time",
+    "spa_failures": "spa_failures",
+    "events": "event",
+    "event_limits": "event_limit",
+    "notes": "event",
+    "flow_tags": "flow_tags",
+    "flows": "flow",
+    "incoming": "incoming",
+    "fragments": "fragments",
+    "limit_buckets": "limit_slots",
+    "acquaintances": "acquaintances",
+    "set_heads": "set_head",
+}
+"""Of each map's values, but for numbers."""
 
 
 def _open_descriptor(path: Path) -> int:

@@ -129,7 +129,6 @@ class Metadata:
     rules: tuple[RuleMeta, ...]
     sets: tuple[SetMeta, ...]
     knocks: tuple[KnockMeta, ...] = ()
-    has_state: bool = False  # it uses the maps that outlive a generation
     rules_digest: str = ""  # of all that rules are compiled from: the files of sets are not among it
 
     def to_bytes(self) -> bytes:

@@ -14,9 +14,18 @@ from typing import Final
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family, Fragment
 from xdpfw.packet.decode import ETHERTYPE_ARP, PROTO_UDP, Invalid, Packet, decode
+from xdpfw.reference.cookies import challenged
+from xdpfw.reference.flows import Flows
+from xdpfw.reference.fragments import Fragments
 from xdpfw.reference.knocks import ACCEPTED, GRANTED, STEP, Knocks
-from xdpfw.reference.matching import Observation, observe, unmet
+from xdpfw.reference.limits import Limits
+from xdpfw.reference.matching import Observation, Standing, observe, unmet
 from xdpfw.reference.memory import START, Event, Instant, Memory
+from xdpfw.reference.routes import routed
+from xdpfw.reference.sets import Sets
+
+ESTABLISHED: Final = "allow.established"
+FRAGMENTS: Final = "allow.fragments"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +41,7 @@ class Decision:
     rule: str | None = None
     target: str | None = None
     counted: tuple[str, ...] = ()
+    is_exceeded: bool = field(default=False, compare=False)  # the rule's limit is; not what it does within it
     events: tuple[Event, ...] = field(default=(), compare=False)  # of knocks, in their order
 
     @property
@@ -56,34 +66,110 @@ def evaluate(
     packet = decode(frame)
     if isinstance(packet, Invalid):
         return Decision(policy.invalid, packet.reason)
+    memory = Memory() if memory is None else memory
+    sets = Sets(policy, memory, now)
+    if sets.is_banned(packet):
+        return Decision(ir.Verdict.DROP, "ban")
+    flows = Flows(memory, now)
+    state = flows.state_of(packet) if tracks(policy) else None
+    fragments = Fragments(memory, now)
+    decision = _allowed(policy, packet, state, fragments)
+    if decision is None:
+        decision = _decide(policy, packet, interface, state, memory, now, sets)
+    if policy.allow.fragments and packet.fragment is Fragment.FIRST:
+        fragments.remember(packet, decision)
+    if state is not None and decision.verdict is ir.Verdict.REDIRECT:
+        flows.note_forwarded(packet)
+    return decision
+
+
+def note_sent(policy: ir.Policy, frame: bytes, *, memory: Memory, now: Instant = START) -> None:
+    """Takes in that the firewall's own side sends this frame through one of its interfaces."""
+    packet = decode(frame)
+    if tracks(policy) and not isinstance(packet, Invalid):
+        Flows(memory, now).note_sent(packet)
+
+
+def tracks(policy: ir.Policy) -> bool:
+    """Whether something depends on the state of packets."""
+    matches = (match for rule in policy.rules for match in (rule.match, rule.unless) if match is not None)
+    return policy.allow.established or bool(policy.protect_syn) or any(match.state is not None for match in matches)
+
+
+def _allowed(policy: ir.Policy, packet: Packet, state: ir.State | None, fragments: Fragments) -> Decision | None:
+    """The decision, where an allowance makes it."""
     for allowance in enabled_allowances(policy.allow):
         if ALLOWANCES[allowance](packet):
             return Decision(ir.Verdict.PASS, f"allow.{allowance}")
-    knocks = Knocks(policy.knocks, Memory() if memory is None else memory, now)
-    observation = observe(packet, interface)
+    if policy.allow.established and state is ir.State.ESTABLISHED:
+        return Decision(ir.Verdict.PASS, ESTABLISHED)
+    if policy.allow.fragments and packet.fragment is Fragment.LATER:
+        first = fragments.first_of(packet)
+        if first is not None and first.verdict is ir.Verdict.PASS:
+            return Decision(ir.Verdict.PASS, FRAGMENTS)
+        return first
+    return None
+
+
+def _decide(
+    policy: ir.Policy,
+    packet: Packet,
+    interface: int | None,
+    state: ir.State | None,
+    memory: Memory,
+    now: Instant,
+    sets: Sets,
+) -> Decision:
+    """The decision of knocks, rules or the default."""
+    knocks = Knocks(policy.knocks, memory, now)
+    observation = observe(packet, interface, state)
     reason = knocks.decide(packet, observation)
     if reason is not None:
         decision = Decision(ir.Verdict.PASS if reason == GRANTED else ir.Verdict.DROP, reason)
     else:
-        decision = _by_rules(policy, packet, observation, knocks.held(packet))
+        src_sets, dst_sets = (sets.having(packet.family, address) for address in (packet.src, packet.dst))
+        standing = Standing(knocks.held(packet), src_sets, dst_sets)
+        decision = _by_rules(policy, packet, observation, standing, Limits(memory, now), sets)
     if breaks_sequences(decision):
         knocks.reset(packet)
-    return replace(decision, events=tuple(knocks.events))
+    decision = replace(decision, events=tuple(knocks.events))
+    if decision.verdict is ir.Verdict.PASS and state is not None:
+        return challenged(policy, packet, state) or decision
+    return decision
 
 
-def _by_rules(policy: ir.Policy, packet: Packet, observation: Observation, held: frozenset[str]) -> Decision:
+def _by_rules(
+    policy: ir.Policy, packet: Packet, observation: Observation, standing: Standing, limits: Limits, sets: Sets
+) -> Decision:
     counted: list[str] = []
     for rule in policy.rules:
-        if unmet(rule.match, packet, observation, held) is not None:
+        if unmet(rule.match, packet, observation, standing) is not None:
             continue
-        if rule.unless is not None and unmet(rule.unless, packet, observation, held) is None:
+        if rule.unless is not None and unmet(rule.unless, packet, observation, standing) is None:
             continue
         if rule.action.kind is ir.ActionKind.COUNT:
             counted.append(rule.name)
             continue
-        verdict = ir.Verdict(rule.action.kind.value)
+        is_exceeded = rule.limit is not None and not limits.take(rule.name, rule.limit, packet)
+        if rule.add_to is not None and (is_exceeded or not rule.add_to.exceeded):
+            sets.add(rule.add_to, packet)
+        if is_exceeded:
+            assert rule.limit is not None
+            return Decision(rule.limit.exceed, "rule", rule.name, counted=tuple(counted), is_exceeded=True)
+        verdict = verdict_of(rule.action, packet)
         return Decision(verdict, "rule", rule.name, rule.action.interface, tuple(counted))
     return Decision(policy.default, "default", counted=tuple(counted))
+
+
+def verdict_of(action: ir.Action, packet: Packet) -> ir.Verdict:
+    """What an action does with a packet, as far as that can be said without the machine's routes and CPUs."""
+    match action.kind:
+        case ir.ActionKind.ROUTE:
+            return routed(packet)
+        case ir.ActionKind.CPU:
+            return ir.Verdict.REDIRECT
+        case kind:
+            return ir.Verdict(kind.value)
 
 
 def breaks_sequences(decision: Decision) -> bool:

@@ -14,7 +14,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family, Fragment
 from xdpfw.packet.decode import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet
 from xdpfw.reference import spa
-from xdpfw.reference.matching import Observation, unmet
+from xdpfw.reference.matching import Observation, Standing, unmet
 from xdpfw.reference.memory import (
     THE_KNOCK,
     Course,
@@ -236,11 +236,11 @@ class Knocks:
     def _port(self, packet: Packet, observation: Observation) -> str | None:
         """A port that knocks open: shut to all who have no grant of one of them."""
         guards = self.guards(packet)
-        held = self.held(packet)
+        standing = Standing(self.held(packet))
         guards = [
             knock
             for knock in guards
-            if knock.unless is None or unmet(knock.unless, packet, observation, held) is not None
+            if knock.unless is None or unmet(knock.unless, packet, observation, standing) is not None
         ]
         if not guards:
             return None

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
 
 from xdpfw.compiler import ir
 from xdpfw.packet.decode import Packet
@@ -11,7 +12,19 @@ from xdpfw.packet.decode import Packet
 Observation = dict[str, int | None]
 
 
-def observe(packet: Packet, interface: int | None) -> Observation:
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a packet's addresses beside their numbers: grants, and members of dynamic sets, by name."""
+
+    knocked: frozenset[str] = frozenset()  # knocks that the source holds a grant of
+    src_sets: frozenset[str] = frozenset()
+    dst_sets: frozenset[str] = frozenset()
+
+
+NO_STANDING: Final = Standing()
+
+
+def observe(packet: Packet, interface: int | None, state: ir.State | None = None) -> Observation:
     """The packet's value of each field of ``ir.Match`` that is a plain number; None where it lacks the field."""
     return {
         "interface": interface,
@@ -27,21 +40,19 @@ def observe(packet: Packet, interface: int | None) -> Observation:
         "ttl": packet.ttl,
         "dscp": packet.dscp,
         "ip_options": packet.ip_options,
+        "state": state,
     }
 
 
-def unmet(match: ir.Match, packet: Packet, observation: Observation, held: Collection[str] = frozenset()) -> str | None:
-    """The field of ``match`` whose condition is the first that ``packet`` does not meet; None if it meets all.
-
-    ``held`` are the knocks that its source holds a grant of.
-    """
+def unmet(match: ir.Match, packet: Packet, observation: Observation, standing: Standing = NO_STANDING) -> str | None:
+    """The field of ``match`` whose condition is the first that ``packet`` does not meet; None if it meets all."""
     for field, value in observation.items():
         ranges = getattr(match, field)
         if ranges is not None and not _within(ranges, value):
             return field
-    if match.src is not None and (packet.src is None or not match.src.contains(packet.family, packet.src)):
+    if match.src is not None and not _is_among(match.src, packet.family, packet.src, standing.src_sets):
         return "src"
-    if match.dst is not None and (packet.dst is None or not match.dst.contains(packet.family, packet.dst)):
+    if match.dst is not None and not _is_among(match.dst, packet.family, packet.dst, standing.dst_sets):
         return "dst"
     if match.src_mac is not None and not any(packet.src_mac & mask == value for value, mask in match.src_mac):
         return "src_mac"
@@ -51,9 +62,15 @@ def unmet(match: ir.Match, packet: Packet, observation: Observation, held: Colle
         return "tcp_flags"
     if match.icmp is not None and not any(_icmp_holds(want, packet) for want in match.icmp):
         return "icmp"
-    if match.knocked is not None and not any(knock in held for knock in match.knocked):
+    if match.knocked is not None and not standing.knocked.intersection(match.knocked):
         return "knocked"
     return None
+
+
+def _is_among(wanted: ir.AddressRanges, family: ir.Family, address: int | None, sets: frozenset[str]) -> bool:
+    if address is None:
+        return False
+    return wanted.contains(family, address) or not sets.isdisjoint(wanted.dynamic)
 
 
 def _within(ranges: ir.Ranges, value: int | None) -> bool:
