@@ -9,6 +9,7 @@
 #include "abi.h"
 #include "allow.h"
 #include "classify.h"
+#include "egress.h"
 #include "knock.h"
 #include "maps.h"
 #include "packet.h"

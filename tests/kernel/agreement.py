@@ -17,7 +17,7 @@ from xdpfw.kernel import abi
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
 from xdpfw.knock.keys import fingerprint
 from xdpfw.packet.notation import describe, parse_packet
-from xdpfw.reference.interpreter import Decision, evaluate
+from xdpfw.reference.interpreter import Decision, evaluate, note_sent
 from xdpfw.reference.memory import START, Instant, Memory
 
 FIRST_IFINDEX = 1000
@@ -59,6 +59,12 @@ class Agreement:
         self.told.add(frame, interface, expected, self.memory, self.now)
         self.left = outcome.frame
         return expected
+
+    def send(self, packet: bytes | str) -> None:
+        """Has the firewall's own side send a frame, or a packet in the notation."""
+        frame = parse_packet(packet) if isinstance(packet, str) else packet
+        note_sent(self.policy, frame, memory=self.memory, now=self.now)
+        self.generation.send(frame, boot_ns=self.now.boot_ns)
 
     def wait(self, ns: int) -> None:
         """Lets time go by, on both clocks."""

@@ -105,6 +105,25 @@ def test_a_pinned_generation_can_be_opened_again(make_image: Any, bpffs: Path) -
         assert opened.counters()[0][abi.Reason.DEFAULT].packets == 2
 
 
+def test_a_policy_that_follows_flows_has_a_program_for_what_is_sent(make_image: Any, bpffs: Path) -> None:
+    with Generation.load(make_image(tracks=1), interfaces=[], targets=[], trace=True) as generation:
+        assert generation.egress is not None
+        generation.send(UNTYPED)
+        generation.send(UNTYPED[:13])
+        generation.pin(bpffs)
+        identity = generation.egress.id
+    assert (bpffs / "egress").exists()
+    with Generation.open(bpffs) as opened:
+        assert opened.egress is not None
+        assert opened.egress.id == identity != opened.program_id
+        opened.send(UNTYPED)
+
+
+def test_a_policy_that_follows_no_flows_has_none(generation: Generation) -> None:
+    assert generation.egress is None
+    generation.send(UNTYPED)
+
+
 def test_opening_what_is_half_there_leaves_nothing_open(
     generation: Generation, bpffs: Path, open_descriptors: Callable[[], set[str]]
 ) -> None:
@@ -180,6 +199,10 @@ def test_the_verifiers_refusal_is_told_in_its_words(
         for (int i = 0; i < 6; i++)
             asm volatile("" :: "r"(all[i]));
         return last->rule;
+    }
+    SEC("tc") int xdpfw_egress(struct __sk_buff *skb)
+    {
+        return skb->len;
     }"""
     monkeypatch.setattr(program, "OBJECT", compiled(tmp_path, source))
     before = open_descriptors()

@@ -105,6 +105,7 @@ void bpf_object__close(struct bpf_object *object);
 struct bpf_program *bpf_object__find_program_by_name(const struct bpf_object *object, const char *name);
 struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *object, const char *name);
 int bpf_program__fd(const struct bpf_program *program);
+int bpf_program__set_autoload(struct bpf_program *program, _Bool autoload);
 int bpf_map__fd(const struct bpf_map *map);
 __u32 bpf_map__value_size(const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);

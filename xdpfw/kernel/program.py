@@ -35,6 +35,9 @@ from xdpfw.kernel.state import State, boot_ns, present_tai_offset_ns
 
 OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
 PROGRAM: Final = "xdpfw"
+EGRESS: Final = "xdpfw_egress"
+"""The program that sees what is sent, of a policy that follows flows."""
+
 LOOPBACK: Final = 1
 """The interface index of ``lo`` in every network namespace, on which test runs arrive."""
 
@@ -168,7 +171,7 @@ class FillLevel(NamedTuple):
 
 
 class Program(BpfObject):
-    """An XDP program, ours or found in bpffs."""
+    """A program, ours or found in bpffs."""
 
     @property
     def id(self) -> int:
@@ -268,10 +271,12 @@ class Generation:
     """A policy in the kernel. It stays there while this object is open, it is pinned, or an interface runs it.
 
     ``state``: the maps that it was loaded with and that outlive it; None where it was opened, or uses none.
+    ``egress``: the program that is to see what its interfaces send; None where the policy follows no flows.
     """
 
-    def __init__(self, program: Program, maps: Maps, state: State | None = None) -> None:
+    def __init__(self, program: Program, maps: Maps, state: State | None = None, egress: Program | None = None) -> None:
         self.program = program
+        self.egress = egress
         self.maps = maps
         self.state = state
         self._config = abi.unpack("config", maps.config.read(0))
@@ -333,7 +338,7 @@ class Generation:
             descriptors = state.descriptors()
             reused = {name: descriptors[name] for name in state.of_sizes(state_sizes)}
         value_sizes = {"tables": len(image.tables), "set_tables": len(image.set_tables) or abi.Layout.BLOCK_BYTES}
-        generation = cls(*_load(abi.to_bytes(config), value_sizes, sizes, reused))
+        generation = cls(*_load(abi.to_bytes(config), value_sizes, sizes, reused, has_egress=bool(config.tracks)))
         try:
             if state is None and generation.state is not None:
                 generation.state.initialise(secret, 0 if trace else present_tai_offset_ns())
@@ -359,12 +364,17 @@ class Generation:
                 opened.enter_context(map_)
             if maps.config.value_size != abi.size_of("config"):
                 raise KernelError("read", f"the generation in {directory}", errno.EINVAL, hint=_OTHER_VERSION)
+            egress = None
+            if abi.unpack("config", maps.config.read(0)).tracks:
+                egress = opened.enter_context(Program.open(str(directory / "egress")))
             opened.pop_all()
-        return cls(program, maps)
+        return cls(program, maps, egress=egress)
 
     def pin(self, directory: Path) -> None:
-        """Pins the program and each map by its name; the directory is there and empty."""
+        """Pins the programs and each map by its name; the directory is there and empty."""
         self.program.pin(str(directory / "program"))
+        if self.egress is not None:
+            self.egress.pin(str(directory / "egress"))
         for name, map_ in self.maps.by_name().items():
             map_.pin(str(directory / name))
 
@@ -374,6 +384,8 @@ class Generation:
             self._runner.close()
             self._runner = None
         self.program.close()
+        if self.egress is not None:
+            self.egress.close()
         for map_ in self.maps.by_name().values():
             map_.close()
         if self.state is not None:
@@ -412,8 +424,9 @@ class Generation:
 
     @property
     def memory_bytes(self) -> int:
-        """Kernel memory of program and maps, per-CPU copies included."""
-        return self.program.locked_bytes + sum(map_.locked_bytes for map_ in self.maps.by_name().values())
+        """Kernel memory of programs and maps, per-CPU copies included."""
+        objects = [self.program, *self.maps.by_name().values(), *([] if self.egress is None else [self.egress])]
+        return sum(each.locked_bytes for each in objects)
 
     def counters(self) -> tuple[list[Counter], list[Counter]]:
         """Packets and bytes by reason (index: ``abi.Reason``; that of RULE is always 0) and by rule."""
@@ -498,6 +511,18 @@ class Generation:
         if self._runner is None:
             self._runner = _Runner(self)
         return self._runner.run(frame, interface, repeat, boot_ns, wall_ns)
+
+    def send(self, frame: bytes, *, boot_ns: int = START_BOOT_NS) -> None:
+        """Takes in a frame as if an interface of the policy sent it. ``boot_ns`` as of ``run``.
+
+        Nothing happens where the policy follows no flows. Frames without a whole Ethernet header are never sent.
+        Raises KernelError.
+        """
+        if self.egress is None or len(frame) < ETHERNET_HEADER_BYTES:
+            return
+        if self._runner is None:
+            self._runner = _Runner(self)
+        self._runner.send(self.egress, frame, boot_ns)
 
     def forget(self) -> None:
         """Brings the state of a generation of its own back to the beginning: no grants, no progress, no last times."""
@@ -587,6 +612,13 @@ class _Runner:
         rule = self._trace.rule if reason == abi.Reason.RULE else None
         return Outcome(verdict, abi.reason_name(reason), rule, output, opts.duration)
 
+    def send(self, egress: Program, frame: bytes, boot_ns: int) -> None:
+        if self._trace_memory:
+            self._trace.boot_ns = boot_ns
+        run = options("bpf_test_run_opts", data_size_in=len(frame), repeat=1)
+        run.data_in = data = ffi.from_buffer(frame)
+        check(self._test_run(egress.fileno(), run), "test-run", f"a frame of {len(data)} bytes that is sent")
+
 
 def _open_descriptor(path: Path) -> int:
     return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
@@ -651,11 +683,17 @@ def _count(data: bytes, struct: str) -> int:
 
 
 def _load(
-    config: bytes, value_sizes: Mapping[str, int], sizes: Mapping[str, int], reused: Mapping[str, int]
-) -> tuple[Program, Maps, State]:
+    config: bytes,
+    value_sizes: Mapping[str, int],
+    sizes: Mapping[str, int],
+    reused: Mapping[str, int],
+    *,
+    has_egress: bool,
+) -> tuple[Program, Maps, State, Program | None]:
     """Opens the object file, sizes its maps, sets its constants and has the kernel verify it.
 
-    ``reused``: descriptors of maps that are there already, by name.
+    ``reused``: descriptors of maps that are there already, by name. ``has_egress``: the program that sees what is sent
+    is wanted, too.
     """
     library = libbpf()
     take_log()
@@ -683,12 +721,14 @@ def _load(
                 check(result, "size", f"map {name}")
             result = library.bpf_map__set_initial_value(_find_map(bpf_object, "config"), config, len(config))
             check(result, "set", f"constants of {OBJECT.name}")
+            result = library.bpf_program__set_autoload(_find_program(bpf_object, EGRESS), has_egress)
+            check(result, "choose", f"program {EGRESS}")
             result = library.bpf_object__load(bpf_object)
             verdict = ffi.string(ffi.cast("char *", log_buffer)).decode(errors="replace")
             if result < 0 and verdict:
                 raise VerifierError(OBJECT.name, -result, verdict)
             check(result, "load", OBJECT.name)
-            return _take(bpf_object)
+            return _take(bpf_object, has_egress)
         finally:
             library.bpf_object__close(bpf_object)
 
@@ -701,22 +741,31 @@ def _object_code() -> bytes:
         raise KernelError("open", str(OBJECT), error.errno or errno.EIO, hint=hint) from None
 
 
-def _take(bpf_object: Any) -> tuple[Program, Maps, State]:
-    """Program and maps of a loaded object, with descriptors of their own."""
+def _take(bpf_object: Any, has_egress: bool) -> tuple[Program, Maps, State, Program | None]:
+    """Programs and maps of a loaded object, with descriptors of their own."""
     library = libbpf()
-    found = library.bpf_object__find_program_by_name(bpf_object, PROGRAM.encode())
-    if not found:
-        raise KernelError("find", f"program {PROGRAM} in {OBJECT.name}", errno.ENOENT)
 
     def duplicate(name: str) -> int:
         return os.dup(library.bpf_map__fd(_find_map(bpf_object, name)))
 
     with contextlib.ExitStack() as opened:
-        program = opened.enter_context(Program(os.dup(library.bpf_program__fd(found))))
+        program = opened.enter_context(_take_program(bpf_object, PROGRAM))
+        egress = opened.enter_context(_take_program(bpf_object, EGRESS)) if has_egress else None
         state = opened.enter_context(State.collect(duplicate))
         maps = Maps.collect(duplicate)
         opened.pop_all()
-    return program, maps, state
+    return program, maps, state, egress
+
+
+def _take_program(bpf_object: Any, name: str) -> Program:
+    return Program(os.dup(libbpf().bpf_program__fd(_find_program(bpf_object, name))))
+
+
+def _find_program(bpf_object: Any, name: str) -> Any:
+    found = libbpf().bpf_object__find_program_by_name(bpf_object, name.encode())
+    if not found:
+        raise KernelError("find", f"program {name} in {OBJECT.name}", errno.ENOENT)
+    return found
 
 
 def _find_map(bpf_object: Any, name: str) -> Any:
