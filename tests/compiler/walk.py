@@ -14,7 +14,7 @@ from xdpfw.compiler.image import MapImage
 from xdpfw.compiler.ir import Family
 from xdpfw.compiler.pairs import pair_hash
 from xdpfw.kernel import abi
-from xdpfw.kernel.abi import Absent, Detail, Direction, Field, Key, Kind, Layout, Limit, Mac, RowFlag, Trie
+from xdpfw.kernel.abi import Absent, Detail, Direction, Field, Key, Kind, Layout, Limit, Mac, PacketState, RowFlag, Trie
 from xdpfw.packet.decode import Packet
 
 WORD_BITS: Final = 64
@@ -73,6 +73,9 @@ def field_values(packet: Packet, interface: int | None) -> list[int]:
         Field.TTL: (packet.ttl, Absent.NO_TTL),
         Field.DSCP: (packet.dscp, Absent.NO_DSCP),
         Field.KNOCKED: (0, 0),
+        Field.STATE: (None, PacketState.NONE),
+        Field.SRC_SETS: (0, 0),
+        Field.DST_SETS: (0, 0),
         Field.SRC_MAC: (0, 0),
         Field.DST_MAC: (0, 0),
     }

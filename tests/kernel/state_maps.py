@@ -24,6 +24,13 @@ ARRAYS: Final[dict[str, tuple[str, int]]] = {
     "events": ("event", abi.Limit.EVENT_SLOTS),
     "event_limits": ("event_limit", 2 * abi.EventKind.EVENT_COUNT),
     "notes": ("event", abi.Limit.EVENT_SLOTS),
+    "flow_tags": ("flow_tags", abi.FlowLimit.FLOW_BUCKETS),
+    "flows": ("flow", abi.FlowLimit.FLOW_BUCKETS * abi.Limit.BUCKET_SLOTS),
+    "incoming": ("incoming", abi.FlowLimit.INCOMING_BUCKETS),
+    "fragments": ("fragments", abi.FlowLimit.FRAGMENT_BUCKETS),
+    "limit_buckets": ("limit_slots", abi.LimitBound.LIMIT_BUCKETS),
+    "acquaintances": ("acquaintances", abi.LimitBound.ACQUAINTANCE_BUCKETS),
+    "set_heads": ("set_head", abi.Limit.MAX_DYNAMIC_SETS),
 }
 WORD_BYTES: Final = 8
 HEADS: Final = 2
@@ -40,6 +47,9 @@ def state_maps(**entries: int) -> Iterator[State]:
         maps["markers"] = opened.enter_context(ArrayMap.create("markers", abi.size_of("markers"), 1))
         heads = ArrayMap.create("event_heads", WORD_BYTES, HEADS, map_flags=FLAG_MMAPABLE)
         maps["event_heads"] = opened.enter_context(heads)
+        # The maps of members are not a test's of these: any array stands for where they are found.
+        sets = ArrayMap.create("dynamic_sets", abi.ffi.sizeof("__u32"), abi.Limit.MAX_DYNAMIC_SETS)
+        maps["dynamic_sets"] = opened.enter_context(sets)
         size = entries.get("grants", abi.Limit.MAX_GRANTS)
         grants = HashMap.create(
             "grants", abi.size_of("grant_key"), abi.size_of("grant"), size, map_flags=FLAG_NO_PREALLOC

@@ -13,7 +13,8 @@ import pytest
 
 from xdpfw.kernel import abi
 
-HEADERS = [Path(__file__).parents[2] / "bpf" / name for name in ("abi.h", "abi_knock.h")]
+HEADERS = sorted((Path(__file__).parents[2] / "bpf").glob("abi*.h"))
+INCLUDES = [option for header in HEADERS for option in ("-include", str(header))]
 MULTIARCH_INCLUDES = [f"-idirafter{path}" for path in Path("/usr/include").glob("*-linux-gnu")]
 
 
@@ -37,7 +38,7 @@ def test_the_compiler_lays_everything_out_alike() -> None:
     assert len(believed) > 150
     checks = "\n".join(f'_Static_assert({assertion}, "");' for assertion in believed)
     subprocess.run(
-        ["clang-16", "-target", "bpf", "-fsyntax-only", *MULTIARCH_INCLUDES, "-include", str(HEADERS[-1]), "-xc", "-"],
+        ["clang-16", "-target", "bpf", "-fsyntax-only", *MULTIARCH_INCLUDES, *INCLUDES, "-xc", "-"],
         input=f"#include <stddef.h>\n{checks}\n",
         text=True,
         check=True,
@@ -54,11 +55,11 @@ def test_every_reason_has_a_name_that_users_can_read() -> None:
     names = [abi.reason_name(reason) for reason in abi.Reason]
     assert len(set(names)) == len(names) == abi.Reason.COUNT
     assert {"rule", "default", "allow.arp", "allow.icmp_errors", "invalid.ipv4_ihl", "invalid.l4_header"} <= set(names)
-    assert all(re.fullmatch(r"rule|default|(allow|invalid|knock)\.[a-z0-9_]+", name) for name in names)
+    assert all(re.fullmatch(r"rule|default|ban|(allow|invalid|knock|protect)\.[a-z0-9_]+", name) for name in names)
 
 
 def test_counts_are_not_members() -> None:
-    assert len(abi.Field) == abi.Field.COUNT == 15
+    assert len(abi.Field) == abi.Field.COUNT == 18
     assert [verdict.name for verdict in abi.Verdict] == ["DROP", "PASS", "TX", "REDIRECT"]
 
 

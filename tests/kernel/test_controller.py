@@ -98,12 +98,9 @@ class Home:
         (number,) = self.pins.generations()
         with Program.open(str(self.pins.generation(number) / "program")) as program:
             assert set(self.programs().values()) == {program.id}
-        has_state = metadata.read(self.pins.generation(number)).has_state
-        assert {path.split("/")[0] for path in self.tree()} == {"generations", "links"} | (
-            {"state"} if has_state else set()
-        )
+        assert {path.split("/")[0] for path in self.tree()} == {"generations", "links", "state"}
         state = {path.removeprefix("state/") for path in self.tree() if path.startswith("state/")}
-        assert state - {"names"} == set(STATE_MAPS if has_state else ())
+        assert state - {"names"} == set(STATE_MAPS)
         assert {path for path in self.tree() if path.startswith("links/")} == {"links/fw0", "links/fw1"}
         assert {path.split("/")[1] for path in self.tree() if path.startswith("generations/")} == {str(number)}
         status = Status.read(self.pins)

@@ -49,7 +49,10 @@ def times(records: list[EventRecord]) -> list[int]:
 
 
 def test_names_are_those_of_the_layout_in_bpffs() -> None:
-    names = "shared beginnings progress markers grants spa_times spa_failures events event_heads event_limits notes"
+    names = (
+        "shared beginnings progress markers grants spa_times spa_failures events event_heads event_limits notes "
+        "flow_tags flows incoming fragments limit_buckets acquaintances set_heads dynamic_sets"
+    )
     assert names.split() == [*STATE_MAPS]
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.kernel.conftest import Image
 from tests.kernel.state_maps import state_maps
+from xdpfw.kernel import abi
+from xdpfw.kernel.maps import ArrayMap
 from xdpfw.kernel.pins import Pins
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import SpaTime, State
 from xdpfw.observe.metadata import KeyMeta, KnockMeta, Metadata
-from xdpfw.statekeeping import MAX_WINDOW_NS, inherited, tidy
+from xdpfw.statekeeping import MAX_WINDOW_NS, handed_down, inherited, tidy
 
 pytestmark = pytest.mark.needs("privileges", "bpffs")
 
@@ -32,29 +34,54 @@ def pin(pins: Pins, state: State) -> None:
         state.pin(directory)
 
 
-def meta(*knocks: KnockMeta, has_state: bool = True) -> Metadata:
-    return Metadata("p.yaml", "", "", "", 0.0, None, (), (), (), (), knocks, has_state)
+def meta(*knocks: KnockMeta) -> Metadata:
+    return Metadata("p.yaml", "", "", "", 0.0, None, (), (), (), (), knocks)
 
 
-def test_state_is_inherited_as_it_is(pins: Pins, make_image: Callable[..., Image]) -> None:
-    image = replace(make_image(), has_state=True)
+def test_state_is_inherited_as_it_is(pins: Pins) -> None:
     with state_maps() as made:
-        with inherited(pins, image) as state:
+        with inherited(pins) as state:
             assert state is None
         pin(pins, made)
-        with inherited(pins, image) as state:
+        with inherited(pins) as state:
             assert state is not None
             assert state.grants.id == made.grants.id
-        with inherited(pins, make_image()) as state:
-            assert state is None, "a policy without knocks and logs needs none"
 
 
-@pytest.mark.parametrize("name", ["beginnings", "progress", "spa_times", "events", "grants"])
-def test_state_of_another_size_is_none(pins: Pins, make_image: Callable[..., Image], name: str) -> None:
-    with state_maps(**{name: 16}) as made:
-        assert not made.is_of_this_version()
+def test_tables_are_there_before_a_policy_that_needs_them_and_go_behind_one_that_does_not(
+    pins: Pins, make_image: Callable[..., Image]
+) -> None:
+    def load(before: State | None, **config: int) -> Generation:
+        return Generation.load(make_image(**config), interfaces=[], targets=[], state=before)
+
+    def pinned(name: str) -> int:
+        with State.open(pins.state) as state:
+            return int(getattr(state, name).max_entries)
+
+    with pins.lock():
+        with load(None) as small, handed_down(pins, small, None):
+            assert pinned("flows") == 1
+        with inherited(pins) as before, load(before, tracks=1) as large, handed_down(pins, large, before):
+            assert pinned("flows") == abi.FlowLimit.FLOW_BUCKETS * abi.Limit.BUCKET_SLOTS
+        with inherited(pins) as before, load(before, tracks=1) as same, State.open(pins.state) as pinned_state:
+            assert same.state is not None
+            assert before is not None
+            assert same.state.flows.id == pinned_state.flows.id == before.flows.id
+        with inherited(pins) as before, load(before) as small:
+            with handed_down(pins, small, before):
+                assert pinned("flows") > 1, "the one before is still in force"
+            assert pinned("flows") == 1
+
+
+def test_state_of_another_layout_is_none(pins: Pins) -> None:
+    with state_maps() as made:
+        assert made.is_of_this_version()
         pin(pins, made)
-        with inherited(pins, replace(make_image(), has_state=True)) as state:
+        other = ArrayMap.create("flows", 16, 1)
+        pins.state.joinpath("flows").unlink()
+        other.pin(str(pins.state / "flows"))
+        other.close()
+        with inherited(pins) as state:
             assert state is None
 
 
@@ -73,11 +100,3 @@ def test_a_key_that_is_gone_keeps_its_last_time_while_it_matters(pins: Pins) -> 
         with pins.lock():
             tidy(pins, meta(ADMIN), 1)
         assert [found.fingerprint for found in made.list_spa_times()[:4]] == [11, 22, 0, 0]
-
-
-def test_a_policy_without_state_leaves_none(pins: Pins) -> None:
-    with state_maps() as made:
-        pin(pins, made)
-        with pins.lock():
-            tidy(pins, meta(has_state=False), 1)
-    assert not pins.state.exists()

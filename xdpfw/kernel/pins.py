@@ -158,6 +158,9 @@ class Pins:
                 remove_tree(self._generations_directory / name)
         for left in (self.root / "new-state", self._removed_state):
             remove_tree(left)
+        for name in _names(self.state):
+            if name.startswith(NEW_PREFIX):
+                (self.state / name).unlink()
 
     def remove(self) -> None:
         """Removes everything of this instance, links included."""

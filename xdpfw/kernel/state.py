@@ -164,8 +164,11 @@ class State:
         for name in names:
             new = directory / f"new-{name}"
             new.unlink(missing_ok=True)
-            getattr(self, name).pin(str(new))
-            new.rename(directory / name)
+            try:
+                getattr(self, name).pin(str(new))
+                new.rename(directory / name)
+            finally:
+                new.unlink(missing_ok=True)
 
     @property
     def memory_bytes(self) -> int:
