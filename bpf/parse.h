@@ -435,6 +435,8 @@ static __always_inline enum xdpfw_reason parse_frame(struct cursor *c, struct pa
 	reason = parse_ethernet(c, p);
 	if (reason)
 		return reason;
+	if (CONSTANT(tracks) || CONSTANT(routes))
+		p->ip_offset = c->offset;
 	switch (p->value[XDPFW_FIELD_ETHERTYPE]) {
 	case ETH_P_IP:
 		reason = parse_ipv4(c, p);
@@ -446,6 +448,8 @@ static __always_inline enum xdpfw_reason parse_frame(struct cursor *c, struct pa
 		ask_length(c);
 		return 0;
 	}
+	if (CONSTANT(tracks) || CONSTANT(routes))
+		p->l4_offset = p->fragment == XDPFW_FRAGMENT_LATER ? 0 : c->offset;
 	if (!reason && p->fragment != XDPFW_FRAGMENT_LATER)
 		reason = parse_l4(c, p);
 	if (CONSTANT(fields[XDPFW_FIELD_KIND].used))
