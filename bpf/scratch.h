@@ -7,6 +7,9 @@
 #define XDPFW_SCRATCH_H
 
 #include <linux/bpf.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi_knock.h"
@@ -76,6 +79,35 @@ struct followed {
 	__u32 padding;
 };
 
+/* The answers to SYNs, as they are sent: only with an MSS as an option. */
+struct syn_ack_v4 {
+	struct iphdr ip;
+	struct tcphdr tcp;
+	__be32 option;
+};
+
+struct syn_ack_v6 {
+	struct ipv6hdr ip;
+	struct tcphdr tcp;
+	__be32 option;
+};
+
+/* Copies of a packet's headers, and the answer to it. */
+struct handshake {
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} ip;
+	union {
+		struct tcphdr header;
+		__u8 bytes[60];		/* with options: RFC 9293 section 3.1 */
+	} tcp;
+	union {
+		struct syn_ack_v4 v4;
+		struct syn_ack_v6 v6;
+	} answer;
+};
+
 struct scratch {
 	struct packet packet;
 	struct lookup lookup;	/* here, the verifier takes its values for unknown: with what it knew, paths multiplied */
@@ -86,6 +118,7 @@ struct scratch {
 	struct attempt attempt;
 	struct event event;
 	struct followed followed;
+	struct handshake handshake;
 	struct xdpfw_grant_key key;
 	struct xdpfw_grant grant;
 	struct xdpfw_grant extended;

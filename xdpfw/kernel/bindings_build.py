@@ -157,6 +157,7 @@ struct bpf_prog_load_opts {
     __u32 prog_ifindex;
 };
 
+int libbpf_probe_bpf_helper(int program_type, int helper, const void *opts);
 int bpf_prog_load(int type, const char *name, const char *license, const struct bpf_insn *instructions,
                   size_t count, const struct bpf_prog_load_opts *opts);
 

@@ -6,6 +6,8 @@ Each feature is tried out rather than told from a version, as distributions patc
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import fcntl
 import functools
 import mmap
@@ -24,12 +26,15 @@ from xdpfw.kernel.libbpf import PRIVILEGES_HINT, check, ffi, libbpf, options, pr
 from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap
 from xdpfw.kernel.pins import BPFFS, Pins, instances, is_bpffs
 from xdpfw.kernel.program import Generation, NoKnocks, Program
+from xdpfw.kernel.sysctl import syncookies
 
 PROGRAM_TYPE_XDP: Final = 6
 ATTACH_TYPE_XDP: Final = 37
 TYPE_DEVMAP: Final = 14
 FLAG_XDP_HAS_FRAGS: Final = 1 << 5
 XDP_PASS: Final = 2
+COOKIE_HELPERS: Final = (110, 204, 205, 206, 207)
+"""tcp_gen_syncookie, tcp_raw_gen_syncookie_ipv4 and _ipv6, tcp_raw_check_syncookie_ipv4 and _ipv6 (linux/bpf.h)."""
 OLDEST_KERNEL: Final = (6, 1)
 
 CAPABILITIES: Final = {12: "CAP_NET_ADMIN", 21: "CAP_SYS_ADMIN", 39: "CAP_BPF"}
@@ -70,6 +75,7 @@ def system(bpffs: Path = BPFFS) -> list[Check]:
         multi_buffer,
         test_run,
         data_plane,
+        syn_cookies,
         btf,
         statistics,
     )
@@ -177,6 +183,20 @@ def data_plane() -> Check:
             return f"the firewall's program loads ({generation.memory_bytes >> 10} KiB with an empty policy)"
 
     return _try("data plane", probe)
+
+
+def syn_cookies() -> Check:
+    """What ``protect`` needs: helpers of Linux 6.0, and a stack that has cookies."""
+
+    def probe() -> str:
+        for helper in COOKIE_HELPERS:
+            found = libbpf().libbpf_probe_bpf_helper(PROGRAM_TYPE_XDP, helper, ffi.NULL)
+            if check(found, "probe", f"BPF helper {helper}") == 0:
+                raise KernelError("find", f"BPF helper {helper}", errno.ENOSYS, hint="Linux 6.0 or later")
+        syncookies()
+        return "SYNs can be answered with cookies (protect)"
+
+    return dataclasses.replace(_try("SYN cookies", probe), required=False)
 
 
 def btf() -> Check:

@@ -134,7 +134,7 @@ def _decide(
         knocks.reset(packet)
     decision = replace(decision, events=tuple(knocks.events))
     if decision.verdict is ir.Verdict.PASS and state is not None:
-        return challenged(policy, packet, state) or decision
+        return challenged(policy, packet, state, decision)
     return decision
 
 
