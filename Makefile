@@ -5,7 +5,7 @@
 # Debian packages. Those of the build are all that `make bpf` and `make wheel` need.
 BUILD_PACKAGES := clang-16 llvm-16 libbpf-dev linux-libc-dev python3-venv
 TEST_PACKAGES  := libbpf1 bpftool iproute2 iputils-ping curl netcat-openbsd ethtool tcpdump knockd nmap openssh-server \
-	openssh-client openssl
+	openssh-client openssl fail2ban crowdsec
 BENCH_PACKAGES := xdp-tools nftables tcpreplay
 VM_PACKAGES    := linux-image-amd64 qemu-system-x86 busybox-static
 
@@ -36,7 +36,8 @@ MULTIARCH_INCLUDE = $(addprefix -idirafter ,$(shell ls -d /usr/include/$$(uname 
 BPF_CFLAGS = -target bpf -mcpu=v3 -O2 -g -std=gnu11 -Wall -Wextra -Werror -fdebug-compilation-dir=. $(MULTIARCH_INCLUDE)
 
 # $(call install_packages,LIST): installs those of LIST that are missing, or says how to. Daemons among them are for
-# tests, which run them in namespaces: none is started by this, nor with the system.
+# tests, which run them in namespaces: none is started by this, nor with the system. CrowdSec's package would register the
+# machine with the central API of CrowdSec, unless there is a file with credentials that is not empty.
 define install_packages
 @if ! command -v dpkg-query >/dev/null; then \
 	echo "not a Debian system: taking it that these are installed: $(1)"; exit 0; \
@@ -56,10 +57,15 @@ if [[ ! -e /usr/sbin/policy-rc.d ]]; then \
 	printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; \
 	chmod 755 /usr/sbin/policy-rc.d; \
 fi; \
+if [[ $$missing == *crowdsec* && ! -e /etc/crowdsec/online_api_credentials.yaml ]]; then \
+	mkdir -p /etc/crowdsec; echo '# of tests: not registered' >/etc/crowdsec/online_api_credentials.yaml; \
+fi; \
 apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update </dev/null; \
 apt-get -q -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install -y --no-install-recommends $$missing </dev/null; \
 if [[ -d /run/systemd/system && $$missing == *openssh-server* ]]; then systemctl disable --quiet ssh.service; fi; \
-if [[ -d /run/systemd/system && $$missing == *knockd* ]]; then systemctl disable --quiet knockd.service || true; fi
+for daemon in knockd fail2ban crowdsec; do \
+	if [[ -d /run/systemd/system && $$missing == *$$daemon* ]]; then systemctl disable --quiet $$daemon.service || true; fi; \
+done
 endef
 
 .PHONY: help
