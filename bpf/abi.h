@@ -41,6 +41,7 @@ enum xdpfw_limit {
 	XDPFW_BUCKET_SLOTS = 8,
 	XDPFW_MARKER_SLOTS = 1 << 16,	/* see struct xdpfw_markers */
 	XDPFW_SPA_FAILURE_SLOTS = 4096,
+	XDPFW_REMINDER_SLOTS = 1 << 12,	/* of neighbours that packets are routed to */
 	XDPFW_EVENT_SLOTS = 16384,
 	XDPFW_EVENTS_PER_SECOND = 100,	/* of each kind; more are only counted */
 };

@@ -140,6 +140,12 @@ struct {
 	__type(value, __u32);
 } routes SEC(".maps");
 
+/* The policy's interfaces' own MAC addresses, by its numbers: first byte on the wire first, then two of 0. */
+ARRAY_MAP(stations, XDPFW_MAX_INTERFACES, __u64);
+
+/* When the stack was last given a packet for a neighbour (route.h), in ticks, by a hash. */
+ARRAY_MAP(reminders, 1, __u64);
+
 struct {
 	__uint(type, BPF_MAP_TYPE_CPUMAP);
 	__uint(max_entries, 1);

@@ -21,6 +21,7 @@ struct packet {
 	__u32 tcp_ack;				/* acknowledgement number, where flows are used */
 	__u32 payload_offset;			/* of TCP or UDP, in the frame; where knocks are used */
 	__u32 payload_bytes;			/* up to the datagram's end */
+	__u32 is_spread;			/* 1: it is redirected, but to this host's own stack, on another CPU */
 	__u32 value[XDPFW_FIELD_COUNT];		/* by enum xdpfw_field; the MACs' are found by classify() */
 	__u16 mac_be[XDPFW_MAC_COUNT][XDPFW_MAC_PARTS];	/* where a rule looks at them */
 	struct address address[XDPFW_DIRECTION_COUNT];
@@ -50,6 +51,7 @@ static __always_inline void clear(struct packet *p)
 	p->fragment = XDPFW_FRAGMENT_NONE;
 	p->payload_offset = 0;
 	p->payload_bytes = 0;
+	p->is_spread = 0;
 	p->value[XDPFW_FIELD_PROTO] = XDPFW_NO_PROTO;
 	p->value[XDPFW_FIELD_DPORT] = XDPFW_NO_PORT;
 	p->value[XDPFW_FIELD_SPORT] = XDPFW_NO_PORT;

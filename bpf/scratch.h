@@ -119,6 +119,7 @@ struct scratch {
 	struct event event;
 	struct followed followed;
 	struct handshake handshake;
+	struct bpf_fib_lookup fib;
 	struct xdpfw_grant_key key;
 	struct xdpfw_grant grant;
 	struct xdpfw_grant extended;

@@ -69,6 +69,13 @@ static __always_inline void count_passed_rules(const struct policy *policy, cons
 	}
 }
 
+/* Whether this host's own stack gets the packet. */
+static __always_inline bool is_for_stack(const struct packet *p, enum xdpfw_verdict verdict)
+{
+	return verdict == XDPFW_VERDICT_PASS ||
+	       (CONSTANT(spreads) && verdict == XDPFW_VERDICT_REDIRECT && p->is_spread);
+}
+
 /*
  * Books a decision in exactly one row of each view, and returns the XDP action. key: of the rule, where the reason is that;
  * what it has about its verdict need not be counted where there is only one interface.
@@ -88,10 +95,12 @@ static __always_inline int finish(const struct packet *p, enum xdpfw_verdict ver
 	if (CONSTANT(allow.fragments) && p->fragment == XDPFW_FRAGMENT_FIRST)
 		remember_first(p, verdict, reason, key);
 	if (CONSTANT(tracks) && p->value[XDPFW_FIELD_STATE] != XDPFW_PACKET_STATE_NONE) {
-		if (verdict == XDPFW_VERDICT_REDIRECT)
+		if (is_for_stack(p, verdict)) {
+			if (p->value[XDPFW_FIELD_STATE] == XDPFW_PACKET_STATE_NEW)
+				note_incoming(p);
+		} else if (verdict == XDPFW_VERDICT_REDIRECT) {
 			note_forwarded(p);
-		else if (verdict == XDPFW_VERDICT_PASS && p->value[XDPFW_FIELD_STATE] == XDPFW_PACKET_STATE_NEW)
-			note_incoming(p);
+		}
 	}
 	if (CONSTANT(trace)) {
 		struct xdpfw_trace *last = bpf_map_lookup_elem(&trace, &zero);

@@ -177,7 +177,7 @@ int xdpfw(struct xdp_md *ctx)
 		if (reason == XDPFW_REASON_DEFAULT || verdict == XDPFW_VERDICT_DROP)
 			note_wrong(packet);
 	}
-	if (CONSTANT(protects_syn) && verdict == XDPFW_VERDICT_PASS) {
+	if (CONSTANT(protects_syn) && is_for_stack(packet, verdict)) {
 		challenged = challenge(ctx, packet);
 		if (challenged) {
 			reason = challenged;

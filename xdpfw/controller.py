@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from xdpfw import statekeeping
+from xdpfw import forwarding, statekeeping
 from xdpfw.compiler import ir, rulestables
 from xdpfw.compiler.image import MapImage
 from xdpfw.compiler.knocks import identity
@@ -83,11 +83,14 @@ class Controller:
             state = _State.read(self._pins, opened)
             interfaces = [self._find_free(interface, state) for interface in policy.interfaces]
             targets = [_find_target(policy, name) for name in image.targets]
+            forwarding.check_cpus(policy)
             meta = self._metadata(policy, image, source, interfaces, targets)
             notes = _vlan_notes(policy, interfaces) + _generic_notes(policy, interfaces)
+            notes += forwarding.tag_notes(policy, interfaces)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 notes += _target_notes(image.targets, targets, interfaces)
+                notes += forwarding.set_routes(self._pins.generation(state.number), policy, interfaces)
                 return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
             with self._pins.new_generation() as (number, directory):
                 inherited = opened.enter_context(statekeeping.inherited(self._pins))
@@ -103,6 +106,7 @@ class Controller:
                     )
                 )
                 generation.pin(directory)
+                forwarding.set_routes(directory, policy, interfaces)
                 kept = rulestables.to_bytes(None if image.has_cut_sets else image.wanted_sets)
                 metadata.pin(directory, meta, source.files, kept)
             try:
@@ -114,6 +118,7 @@ class Controller:
             self._release({info.ifindex for info in interfaces}, state)
             self._retire(number, meta)
             notes += _target_notes(image.targets, targets, interfaces)
+            notes += forwarding.set_routes(self._pins.generation(number), policy, interfaces)
             return Applied(number, changed=True, modes=_modes(interfaces), notes=notes)
 
     def earlier_rules(self, policy: ir.Policy, rules_digest: str) -> RulesTables | None:
@@ -162,6 +167,10 @@ class Controller:
                     targets.append(_find_target(policy, name))
                 except AttachError as error:
                     found.append(f"apply would refuse: {error}")
+            try:
+                forwarding.check_cpus(policy)
+            except UsageError as error:
+                found.append(f"apply would refuse: {error}")
             is_same = before is not None and before.image_digest == image.digest
             if before and is_same and len(targets) == len(image.targets) and before.targets != tuple(targets):
                 found.append("apply would switch to where the redirect targets are now: one was created anew")

@@ -20,6 +20,8 @@ from xdpfw.packet.notation import describe, parse_packet
 from xdpfw.reference.interpreter import Decision, evaluate, note_sent
 from xdpfw.reference.memory import START, Instant, Memory
 
+IPV6_BYTES = b"\x86\xdd"
+
 FIRST_IFINDEX = 1000
 """Of the policy's interfaces. Test runs come in on ``lo``, which then stands for one of them."""
 
@@ -120,6 +122,8 @@ class Agreement:
             dst, src = src, dst
         elif decision.verdict is ir.Verdict.REDIRECT:
             action = next(rule.action for rule in self.policy.rules if rule.name == decision.rule)
+            if action.kind is ir.ActionKind.ROUTE:
+                return one_hop_further(frame)
             dst = dst if action.dst_mac is None else action.dst_mac.to_bytes(6, "big")
             src = src if action.src_mac is None else action.src_mac.to_bytes(6, "big")
         return dst + src + frame[12:]
@@ -155,6 +159,20 @@ def _conditions(match: ir.Match | None) -> str:
         return "nothing"
     found = ((condition.name, getattr(match, condition.name)) for condition in fields(match))
     return f"Match({', '.join(f'{name}={value!r}' for name, value in found if value is not None)})"
+
+
+def one_hop_further(frame: bytes) -> bytes:
+    """With a smaller TTL and the IPv4 checksum that goes with it (RFC 1624, equation 3); MAC addresses stay."""
+    changed = bytearray(frame)
+    if frame[12:14] == IPV6_BYTES:
+        changed[ETHERNET_HEADER_BYTES + 7] -= 1
+        return bytes(changed)
+    before, after = (int.from_bytes(frame[22:24]) - step for step in (0, 0x100))
+    total = (~int.from_bytes(frame[24:26]) & 0xFFFF) + (~before & 0xFFFF) + after
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    changed[22:26] = after.to_bytes(2) + (~total & 0xFFFF).to_bytes(2)
+    return bytes(changed)
 
 
 def _as_kept(memory: Memory) -> Iterator[tuple[tuple[int, ...], tuple[int, int, int]]]:

@@ -56,6 +56,7 @@ class InterfaceInfo:
     kind: str | None  # of a virtual device: "veth", "bridge", ...; None for hardware and lo
     up: bool
     attached: Attached | None
+    mac: bytes = bytes(6)  # as on the wire
 
 
 class Attachment(NamedTuple):
@@ -129,6 +130,7 @@ def find(name: str) -> InterfaceInfo:
             kind=information.get_attr("IFLA_INFO_KIND") if information else None,
             up=bool(found["flags"] & IFF_UP),
             attached=attached(found["index"]),
+            mac=bytes.fromhex((found.get_attr("IFLA_ADDRESS") or "").replace(":", "")),
         )
 
 

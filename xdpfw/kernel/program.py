@@ -25,6 +25,7 @@ from xdpfw.kernel.maps import (
     CounterMap,
     FlowCounter,
     FlowCounterMap,
+    HashMap,
     KnockCounter,
     KnockCounterMap,
     LimitCounter,
@@ -32,6 +33,7 @@ from xdpfw.kernel.maps import (
     Map,
 )
 from xdpfw.kernel.state import State, boot_ns, present_tai_offset_ns
+from xdpfw.kernel.targets import write_cpus
 
 OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
 PROGRAM: Final = "xdpfw"
@@ -206,8 +208,10 @@ class Maps:
     protected_ports: ArrayMap
     limit_counters: LimitCounterMap
     flow_counters: FlowCounterMap
-    routes: Map
-    cpus: Map
+    routes: HashMap
+    stations: ArrayMap
+    reminders: ArrayMap
+    cpus: HashMap
     never_ban: Map
     config: ArrayMap
 
@@ -238,8 +242,8 @@ _MAP_CLASSES: Final[dict[str, Any]] = {
     "knock_counters": KnockCounterMap,
     "limit_counters": LimitCounterMap,
     "flow_counters": FlowCounterMap,
-    "routes": Map,
-    "cpus": Map,
+    "routes": HashMap,
+    "cpus": HashMap,
     "never_ban": Map,
 }
 _KNOCK_ARRAYS: Final = ("knocks", "sequences", "tokens", "guards", "rotations", "spa_ports", "spa_keys")
@@ -329,6 +333,8 @@ class Generation:
             "limit_totals": config.limit_count,
             "limit_counters": config.limit_count,
             "cpu_choices": len(image.cpu_choices),
+            "cpus": 0 if trace else max(image.cpu_choices, default=0) + 1,
+            "reminders": abi.Limit.REMINDER_SLOTS if config.routes else 1,
             "protected_ports": PROTECTED_PORT_WORDS if image.protected_ports else 1,
             **state_sizes,
             **{name: _count(getattr(knocks, name), name.removesuffix("s")) for name in _KNOCK_ARRAYS},
@@ -543,6 +549,8 @@ class Generation:
             self.set_interface(ifindex, index)
         self.maps.limits.fill(image.limits)
         self.maps.cpu_choices.fill(array("I", image.cpu_choices).tobytes())
+        if not self.traces:
+            write_cpus(self.maps.cpus, image.cpu_choices)
         if image.protected_ports:
             self.maps.protected_ports.fill(_port_bits(image.protected_ports))
         for name in _KNOCK_ARRAYS[:-1]:

@@ -78,7 +78,7 @@ def evaluate(
         decision = _decide(policy, packet, interface, state, memory, now, sets)
     if policy.allow.fragments and packet.fragment is Fragment.FIRST:
         fragments.remember(packet, decision)
-    if state is not None and decision.verdict is ir.Verdict.REDIRECT:
+    if state is not None and decision.verdict is ir.Verdict.REDIRECT and not is_for_stack(policy, decision):
         flows.note_forwarded(packet)
     return decision
 
@@ -133,7 +133,7 @@ def _decide(
     if breaks_sequences(decision):
         knocks.reset(packet)
     decision = replace(decision, events=tuple(knocks.events))
-    if decision.verdict is ir.Verdict.PASS and state is not None:
+    if state is not None and is_for_stack(policy, decision):
         return challenged(policy, packet, state, decision)
     return decision
 
@@ -170,6 +170,13 @@ def verdict_of(action: ir.Action, packet: Packet) -> ir.Verdict:
             return ir.Verdict.REDIRECT
         case kind:
             return ir.Verdict(kind.value)
+
+
+def is_for_stack(policy: ir.Policy, decision: Decision) -> bool:
+    """Whether the firewall's own stack gets the packet, on this CPU or another."""
+    if decision.verdict is not ir.Verdict.REDIRECT:
+        return decision.verdict is ir.Verdict.PASS
+    return any(rule.name == decision.rule and rule.action.kind is ir.ActionKind.CPU for rule in policy.rules)
 
 
 def breaks_sequences(decision: Decision) -> bool:
