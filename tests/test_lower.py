@@ -10,7 +10,10 @@ from ipaddress import ip_network
 import pytest
 
 from xdpfw.compiler import ir
-from xdpfw.compiler.lower import lower, not_in_force, rules_digest
+from xdpfw.compiler.cutsets import with_sets_cut_up
+from xdpfw.compiler.lower import lower, rules_digest
+from xdpfw.kernel import abi
+from xdpfw.policy import names, rulefaults
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 
@@ -181,17 +184,60 @@ def test_allowances_follow_the_default(default: str, allowed: bool) -> None:
     assert lowered("", default).allow == ir.Allow(*[allowed] * 6)
 
 
-def test_what_is_not_in_force_is_said_only_where_it_is_asked_for() -> None:
-    assert [line.split()[0] for line in not_in_force(lowered(""))] == ["allow.established", "allow.fragments"]
-    assert not not_in_force(lowered("", "pass"))
-    assert not not_in_force(lowered("allow: {established: false, fragments: false}"))
-    assert len(not_in_force(lowered("allow: {fragments: true}", "pass"))) == 1
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("rate: 1000/s", "rate: 1k/s, burst: 1000, per: rule, bytes: false, exceed: drop"),
+        ("rate: 5/m, per: src", "rate: 5/m, burst: 5, per: {v4: 32, v6: 128}"),
+        ("rate: 5/m, per: src/24", "rate: 5/m, per: {v4: 24}"),
+        ("rate: 5/m, per: src/48", "rate: 5/m, per: {v6: 48}"),
+        ("rate: 10M/s, bytes: true", "rate: 10000k/s, bytes: true, burst: 10M"),
+        ("rate: 1k/s, bytes: true", "rate: 1k/s, bytes: true, burst: 65536"),
+    ],
+)
+def test_a_limit_means_the_same_whatever_its_spelling(one: str, other: str) -> None:
+    policy = lowered(f"rules: [{{action: pass, limit: {{{one}}}}}, {{action: pass, limit: {{{other}}}}}]")
+    assert policy.rules[0].limit == policy.rules[1].limit
 
 
-def test_connections_through_knocks_end_with_grants() -> None:
-    knocks = "knocks: {ssh: {sequence: [7000/tcp, 9000/udp, 8000/tcp], opens: [22/tcp]}}\n"
-    (line,) = not_in_force(lowered(knocks, "pass"))
-    assert line.startswith("connections to ports that knocks open end with the grant")
+def test_the_bans_have_the_size_of_the_program_and_a_name_of_their_own() -> None:
+    (bans,) = lowered("sets: {bans: {type: prefix, dynamic: true}}").dynamic_sets
+    assert (bans.name, bans.size) == (ir.BANS, abi.SetLimit.BANS_SIZE)
+    assert names.BANS == ir.BANS
+
+
+def test_limits_of_the_language_are_those_of_the_program() -> None:
+    assert rulefaults.MAX_DYNAMIC_SETS == abi.Limit.MAX_DYNAMIC_SETS
+    assert rulefaults.MAX_ASKED_SETS == abi.Limit.MAX_ASKED_SETS
+
+
+def test_sets_that_no_ban_hits_are_merged_and_dynamic_ones_named() -> None:
+    policy = lowered(
+        "sets:\n  guests: {type: prefix, dynamic: true}\n"
+        + LISTS
+        + """\
+never_ban: ["@guests", "@good", 10.0.0.1, 11.0.0.0/8]
+""",
+        sets_stay_whole=True,
+    )
+    assert policy.never_ban is not None
+    assert policy.never_ban.sets == ()
+    assert policy.never_ban.dynamic == ("guests",)
+    assert policy.never_ban.v4 == (ir.Range(10 << 24, (12 << 24) - 1),)
+    assert len(policy.never_ban.v6) == 1
+
+
+def test_a_dynamic_set_stays_beside_sets_that_are_cut_up() -> None:
+    policy = lowered(
+        "sets:\n  guests: {type: prefix, dynamic: true}\n" + LISTS + 'rules: [{match: {src: ["@guests", "@good"]}, '
+        "action: drop}]\n",
+        sets_stay_whole=True,
+    )
+    cut = with_sets_cut_up(policy)
+    assert cut is not None
+    assert cut.rules[0].match.src is not None
+    assert cut.rules[0].match.src.dynamic == ("guests",)
+    assert not cut.rules[0].match.src.sets
 
 
 def test_a_knock_means_the_same_whatever_its_spelling() -> None:

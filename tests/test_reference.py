@@ -22,6 +22,7 @@ from xdpfw.compiler.ir import (
     Policy,
     Range,
     Rule,
+    State,
     TcpFlags,
     Verdict,
 )
@@ -111,6 +112,8 @@ CASES: list[tuple[str, Match, list[str], list[str]]] = [
     ("dscp", Match(dscp=one(46)), [f"{TCP} dscp=46", f"{TCP6} dscp=46"], [TCP, ARP]),
     ("ip_options", Match(ip_options=one(1)), [f"{TCP} options", f"{TCP6} options"], [TCP, f"{TCP6} frag=first", ARP]),
     ("no ip_options", Match(ip_options=one(0)), [TCP, f"{TCP6} frag=first"], [f"{TCP} options", ARP]),
+    ("state new", Match(state=one(State.NEW)), [TCP, TCP6, ICMP, GRE, f"{TCP} frag=first"], [f"{TCP} frag=later", ARP]),
+    ("state established", Match(state=one(State.ESTABLISHED)), [], [f"{TCP} A", UDP, f"{TCP} frag=later", ARP]),
     ("all at once", Match(proto=one(6), dport=one(22), ttl=one(64)), [TCP], [f"{TCP} ttl=63", UDP]),
 ]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from xdpfw.compiler.image import MapImage
-from xdpfw.compiler.ir import Family
+from xdpfw.compiler.ir import Family, Fragment
 from xdpfw.compiler.pairs import pair_hash
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import Absent, Detail, Direction, Field, Key, Kind, Layout, Limit, Mac, PacketState, RowFlag, Trie
@@ -47,7 +47,7 @@ class Found(NamedTuple):
 
 
 def field_values(packet: Packet, interface: int | None) -> list[int]:
-    """What bpf/parse.h would put into ``value``, but for the MAC addresses."""
+    """What bpf/parse.h would put into ``value``, but for MAC addresses, grants, flows and members of dynamic sets."""
     if packet.tcp_flags is not None:
         detail = Detail.TCP + packet.tcp_flags
     elif packet.icmp_type is not None and packet.icmp_code is not None:
@@ -73,13 +73,19 @@ def field_values(packet: Packet, interface: int | None) -> list[int]:
         Field.TTL: (packet.ttl, Absent.NO_TTL),
         Field.DSCP: (packet.dscp, Absent.NO_DSCP),
         Field.KNOCKED: (0, 0),
-        Field.STATE: (None, PacketState.NONE),
+        Field.STATE: (_state(packet), 0),
         Field.SRC_SETS: (0, 0),
         Field.DST_SETS: (0, 0),
         Field.SRC_MAC: (0, 0),
         Field.DST_MAC: (0, 0),
     }
     return [int(absent if value is None else value) for value, absent in (values[field] for field in Field)]
+
+
+def _state(packet: Packet) -> PacketState:
+    """Of a packet of no flow that is known."""
+    has_state = packet.family is not Family.OTHER and packet.fragment is not Fragment.LATER
+    return PacketState.NEW if has_state else PacketState.NONE
 
 
 def trie_leaf(words: memoryview, root: int, key: int) -> int:

@@ -16,14 +16,14 @@ import pytest
 
 from xdpfw.addresstable import AddressTable
 from xdpfw.compiler import ir
-from xdpfw.compiler.lower import lower, not_in_force
+from xdpfw.compiler.lower import lower
 from xdpfw.errors import PolicyError
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 
 FOLDER = Path(__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-ENUMS = {"family": ir.Family, "fragment": ir.Fragment}
+ENUMS = {"family": ir.Family, "fragment": ir.Fragment, "state": ir.State}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,11 +54,16 @@ def dump(policy: ir.Policy) -> Iterator[str]:
     yield f"default {policy.default}"
     yield f"invalid {policy.invalid}"
     yield f"allow {' '.join(key for key, value in dataclasses.asdict(policy.allow).items() if value) or 'nothing'}"
-    yield from not_in_force(policy)
     for address_set in policy.address_sets:
         yield f"set {address_set.name} of {address_set.entries}: {addresses(ranges_of(address_set.table))}"
     for port_set in policy.port_sets:
         yield f"set {port_set.name} of {port_set.entries} ports: {ranges(port_set.ranges)}"
+    for dynamic_set in policy.dynamic_sets:
+        yield f"set {dynamic_set.name} dynamic: size {dynamic_set.size} timeout_ns {dynamic_set.timeout_ns}"
+    if policy.never_ban is not None:
+        yield f"never_ban {addresses(policy.never_ban)}"
+    if policy.protect_syn:
+        yield f"protect_syn {ranges(policy.protect_syn)}"
     for knock in policy.knocks:
         yield from knock_lines(knock)
     for rule in policy.rules:
@@ -68,6 +73,11 @@ def dump(policy: ir.Policy) -> Iterator[str]:
         if rule.unless is not None:
             yield from conditions("except", rule.unless)
         details = [rule.action.interface, *(mac and mac.to_bytes(6, "big").hex(":") for mac in macs(rule.action))]
+        details += [str(cpu) for cpu in rule.action.cpus]
+        if rule.limit is not None:
+            yield f"  limit {members(rule.limit)}"
+        if rule.add_to is not None:
+            yield f"  add_to {members(rule.add_to)}"
         if rule.log_sample:
             yield f"  log 1/{rule.log_sample}"
         yield f"  {rule.action.kind}{''.join(f' {detail}' for detail in details if detail)}"
@@ -76,6 +86,7 @@ def dump(policy: ir.Policy) -> Iterator[str]:
         for step in test.steps:
             values = {"expect": step.expect, "rule": step.rule, "on": step.interface, "wait_ns": step.wait_ns or None}
             text = " ".join(f"{key} {value}" for key, value in values.items() if value is not None)
+            text = f"{text} sent" if step.is_sent else text
             yield f"  {step.position}: {step.packet or '-'} | {text}"
 
 
@@ -115,6 +126,10 @@ def macs(action: ir.Action) -> tuple[int | None, int | None]:
     return action.src_mac, action.dst_mac
 
 
+def members(found: ir.Limit | ir.AddTo) -> str:
+    return " ".join(f"{field.name} {getattr(found, field.name)}" for field in dataclasses.fields(found))
+
+
 def conditions(what: str, match: ir.Match) -> Iterator[str]:
     for field in dataclasses.fields(match):
         value = getattr(match, field.name)
@@ -143,7 +158,7 @@ def ranges(values: list[ir.Range] | ir.Ranges) -> str:
 
 
 def addresses(values: ir.AddressRanges) -> str:
-    texts = [f"@{each.name}" for each in values.sets]
+    texts = [f"@{each.name}" for each in values.sets] + [f"@{name} (dynamic)" for name in values.dynamic]
     for bytes_, family in ((4, values.v4), (16, values.v6)):
         for low, high in family:
             first, last = (str(ip_address(each.to_bytes(bytes_, "big"))) for each in (low, high))

@@ -90,7 +90,7 @@ def _apply(
     from xdpfw.cli.progressbar import progress_bar
     from xdpfw.cli.test import failures, print_result
     from xdpfw.compiler.image import compile_policy
-    from xdpfw.compiler.lower import not_in_force, rules_digest
+    from xdpfw.compiler.lower import rules_digest
     from xdpfw.controller import Controller, Source
     from xdpfw.policy.knocks import secret_notes
     from xdpfw.policy.sets import set_notes
@@ -107,7 +107,6 @@ def _apply(
             # All that takes time comes before the switch: who interrupts behind it would not know that it was made.
             progress("looking for rules that are never reached", 0, 0)
             of_policy = [
-                *not_in_force(file.policy),
                 *set_notes(file.loaded.sets.values()),
                 *secret_notes(file.loaded.knocks.values(), file.sources),
             ]

@@ -39,7 +39,6 @@ def command(app: App, rules: str, as_json: bool) -> int:
     from xdpfw.compiler.image import compile_policy
     from xdpfw.compiler.knocklint import knock_lints
     from xdpfw.compiler.lint import never_reached
-    from xdpfw.compiler.lower import not_in_force
     from xdpfw.errors import PolicyError
     from xdpfw.policy.knocks import secret_notes
     from xdpfw.policy.sets import set_notes
@@ -60,7 +59,7 @@ def command(app: App, rules: str, as_json: bool) -> int:
         raise
     loaded = policy_file.loaded
     of_secrets = secret_notes(loaded.knocks.values(), policy_file.sources)
-    notes = [*not_in_force(policy), *set_notes(loaded.sets.values()), *of_secrets]
+    notes = [*set_notes(loaded.sets.values()), *of_secrets]
     counts = {
         "interfaces": len(policy.interfaces),
         "rules": len(policy.rules),

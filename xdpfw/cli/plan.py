@@ -43,7 +43,7 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
     from xdpfw.cli.policyfile import PolicyFile
     from xdpfw.cli.progressbar import progress_bar
     from xdpfw.compiler.image import compile_policy
-    from xdpfw.compiler.lower import not_in_force, rules_digest
+    from xdpfw.compiler.lower import rules_digest
     from xdpfw.controller import Controller
     from xdpfw.plan import compare
     from xdpfw.policy.knocks import secret_notes
@@ -59,7 +59,6 @@ def command(app: App, rules: str, netns: str | None, instance: str | None, as_js
         foreseen = controller.foresee(file.policy, compile_policy(file.policy, earlier, progress))
         notes = [
             *foreseen,
-            *not_in_force(file.policy),
             *set_notes(file.loaded.sets.values()),
             *secret_notes(file.loaded.knocks.values(), file.sources),
         ]

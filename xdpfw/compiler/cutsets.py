@@ -39,7 +39,7 @@ def _addresses(addresses: AddressRanges | None, cut: dict[AddressRanges, Address
         small = [each for each in addresses.sets if len(each.table) <= MAX_CUT_RANGES]
         whole = tuple(each for each in addresses.sets if len(each.table) > MAX_CUT_RANGES)
         v4, v6 = (_spans(own, small, bits) for own, bits in ((addresses.v4, 32), (addresses.v6, 128)))
-        cut[addresses] = AddressRanges(v4, v6, whole)
+        cut[addresses] = AddressRanges(v4, v6, whole, addresses.dynamic)
     return cut[addresses]
 
 

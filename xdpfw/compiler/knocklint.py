@@ -32,7 +32,9 @@ FEWEST_STEPS: Final = 3
 FEWEST_PORTS: Final = 256
 """With three steps from so many, one try in 17 million is right. The three windows that count make it three."""
 
-_PASSING: Final = frozenset((ir.ActionKind.PASS, ir.ActionKind.TX, ir.ActionKind.REDIRECT))
+_NOT_PASSING: Final = frozenset((ir.ActionKind.DROP, ir.ActionKind.COUNT))
+_NEW: Final = (Range(ir.State.NEW, ir.State.NEW),)
+"""Of the packets of flows that are established, none is a step where that is asked at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +174,20 @@ class _Steps:
 
     def _target(self, knock: ir.Knock, shown: str, protocol: int, ports: Range) -> _Target:
         flags = (BARE_SYN,) if protocol == TCP else None
-        match = Match(proto=(Range(protocol, protocol),), dport=(ports,), tcp_flags=flags, fragment=WHOLE, dst=knock.to)
+        match = Match(
+            proto=(Range(protocol, protocol),),
+            dport=(ports,),
+            tcp_flags=flags,
+            fragment=WHOLE,
+            dst=knock.to,
+            state=_NEW,
+        )
         return _Target(knock, shown, protocol, ports, self._implied(match))
 
     def _message(self, knock: ir.Knock, shown: str, protocol: int, kind: int, code: int | None) -> _Target:
         codes = Range(0, 255) if code is None else Range(code, code)
-        match = Match(icmp=(IcmpMessage(protocol, Range(kind, kind), codes),), fragment=WHOLE, dst=knock.to)
+        message = IcmpMessage(protocol, Range(kind, kind), codes)
+        match = Match(icmp=(message,), fragment=WHOLE, dst=knock.to, state=_NEW)
         return _Target(knock, shown, protocol, Range(kind, kind), self._implied(match))
 
     def _implied(self, match: Match) -> Region:
@@ -225,7 +235,7 @@ class _Steps:
                 if rule.unless is not None and _is_all_in(region, self.regions.asked(rule.unless)):
                     continue
                 takes_all = _is_all_in(region, asked)
-                if rule.action.kind in _PASSING and (
+                if _passes(rule) and (
                     takes_all
                     or ((rule.match.dport or rule.match.icmp) and _overlap(region, self.regions.implied(asked)))
                 ):
@@ -245,6 +255,12 @@ class _Steps:
                 target = self.targets[by_end[at]]
                 if target.protocol in (TCP, UDP) and target.ports.low <= high:
                     yield by_end[at]
+
+
+def _passes(rule: ir.Rule) -> bool:
+    """Whether a rule passes some of its packets."""
+    beyond = rule.limit is not None and rule.limit.exceed is ir.Verdict.PASS
+    return beyond or rule.action.kind not in _NOT_PASSING
 
 
 def _is_all_in(region: Region, asked: Region) -> bool:

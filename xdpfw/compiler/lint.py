@@ -24,7 +24,7 @@ import numpy as np
 from xdpfw.compiler import ir
 from xdpfw.compiler.containment import Bools, Ints, NumberSets, expand
 from xdpfw.compiler.cover import ANY, Cover
-from xdpfw.compiler.ir import Family, Fragment, IcmpMessage, Match, Range, Ranges
+from xdpfw.compiler.ir import Family, Fragment, IcmpMessage, Match, Range, Ranges, State
 from xdpfw.compiler.regions import WHOLE_SETS, Region, Regions, are_apart, highest_address, is_within
 from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.names import ICMP, ICMPV6, PROTOCOLS
@@ -59,8 +59,12 @@ ALLOWANCES: Final = {
         Match(icmp=tuple(IcmpMessage(ICMP, Range(kind, kind), _ANY_CODE) for kind in (3, 11, 12))),
         Match(icmp=(IcmpMessage(ICMPV6, Range(1, 4), _ANY_CODE),)),
     ),
+    "established": (Match(state=(Range(State.ESTABLISHED, State.ESTABLISHED),)),),
 }
-"""What each allowance passes, as matches of which any one holds."""
+"""What each allowance passes, as matches of which any one holds.
+
+Not there: ``fragments``, which later ones it passes, their first ones decide.
+"""
 
 
 @dataclass(frozen=True, slots=True)

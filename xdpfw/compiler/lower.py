@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ranges import merge
-from xdpfw.compiler.ruletext import knock_text, rule_text
+from xdpfw.compiler.ruletext import adds_beyond, knock_text, per_of, rule_text
 from xdpfw.compiler.version import compiler_digest
 from xdpfw.knock.steps import Step
 from xdpfw.policy import icmp, models
@@ -19,6 +19,8 @@ from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.knocks import LoadedKnock
 from xdpfw.policy.load import LoadedPolicy, LoadedRule, LoadedTest
 from xdpfw.policy.names import TCP
+from xdpfw.policy.rates import default_burst
+from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.values import SetName, Span
 
 _FAMILIES: Final = {"other": ir.Family.OTHER, "ipv4": ir.Family.IPV4, "ipv6": ir.Family.IPV6}
@@ -28,14 +30,11 @@ _FRAGMENTS: Final = {
     "later": (ir.Fragment.LATER, ir.Fragment.LATER),
     "any": (ir.Fragment.FIRST, ir.Fragment.LATER),
 }
-_NOT_IN_FORCE: Final = {
-    "established": "packets of open connections meet the rules like any other",
-    "fragments": "later fragments meet the rules like any other packet",
-}
-_GRANTS_END: Final = (
-    "connections to ports that knocks open end with the grant, as allow.established is not in force yet: "
-    "set for in a knock to as long as its connections last"
-)
+_STATES: Final = {"new": ir.State.NEW, "established": ir.State.ESTABLISHED}
+
+DEFAULT_SET_SIZE: Final = 65_536
+BANS_SIZE: Final = 1 << 18
+"""Entries that there is room for where the policy does not say."""
 
 SETS_STAY_WHOLE: Final = True
 """Whether conditions of rules name the sets that have files, or have the addresses of these among their own."""
@@ -67,18 +66,6 @@ def _sets_of_knock(knock: models.Knock) -> Iterator[str]:
         yield from (each for each in addresses or () if isinstance(each, SetName))
 
 
-def not_in_force(policy: ir.Policy) -> list[str]:
-    """A line for each allowance that the policy has and the data plane does not make yet, and for what that means."""
-    lines = [
-        f"allow.{key} is not in force yet: {effect}"
-        for key, effect in _NOT_IN_FORCE.items()
-        if getattr(policy.allow, key)
-    ]
-    if policy.knocks:
-        lines.append(_GRANTS_END)
-    return lines
-
-
 class _Lowering:
     """Conditions that are written alike become one object: a policy repeats few of them many times."""
 
@@ -89,7 +76,7 @@ class _Lowering:
         self.address_sets = {
             found.name: ir.AddressSet(found.name, found.prefixes.table, found.entries, found.file)
             for found in loaded.sets.values()
-            if found.kind == "prefix"
+            if found.kind == "prefix" and not found.is_dynamic
         }
         self.port_sets = {
             found.name: ir.PortSet(found.name, merge(found.ports), found.entries)
@@ -120,6 +107,9 @@ class _Lowering:
             rules=tuple(self.rule(rule) for rule in loaded.rules if rule.model.enabled),
             address_sets=tuple(self.address_sets.values()),
             port_sets=tuple(self.port_sets.values()),
+            dynamic_sets=tuple(_dynamic_set(found) for found in loaded.sets.values() if found.is_dynamic),
+            never_ban=self.addresses(loaded.never_ban or None, whole_sets=False),
+            protect_syn=self.ports(loaded.protect_syn),
             tests=tuple(_test(test) for test in loaded.tests),
         )
 
@@ -131,6 +121,8 @@ class _Lowering:
             match=self.match(model.match, protocols),
             action=_action(model.action),
             unless=None if model.unless is None else self.match(model.unless, _protocols(model.unless) or protocols),
+            limit=None if model.limit is None else _limit(model.limit),
+            add_to=_add_to(model),
             log_sample=_log_sample(model.log),
             comment=model.comment,
             text=rule_text(model),
@@ -212,9 +204,12 @@ class _Lowering:
         v4: list[tuple[int, int]] = []
         v6: list[tuple[int, int]] = []
         sets: dict[str, ir.AddressSet] = {}
+        dynamic: set[str] = set()
         for each in addresses:
             if not isinstance(each, SetName):
                 (v4 if each.bits == V4_BITS else v6).append((each.low, each.high))
+            elif each not in self.address_sets:
+                dynamic.add(str(each))
             elif whole_sets and self.address_sets[each].file is not None:
                 sets[each] = self.address_sets[each]
             elif len(addresses) == 1:
@@ -222,7 +217,8 @@ class _Lowering:
             else:
                 v4 += self.ranges_of_set(each).v4
                 v6 += self.ranges_of_set(each).v6
-        return ir.AddressRanges(merge(v4), merge(v6), tuple(sets[name] for name in sorted(sets)))
+        whole = tuple(sets[name] for name in sorted(sets))
+        return ir.AddressRanges(merge(v4), merge(v6), whole, tuple(sorted(dynamic)))
 
     def ranges_of_set(self, name: str) -> ir.AddressRanges:
         if name not in self.set_ranges:
@@ -240,6 +236,7 @@ _LOWERING: Final[dict[str, Callable[[_Lowering, Any], object]]] = {
     **dict.fromkeys(("src_mac", "dst_mac"), lambda _, macs: tuple(ir.MacMask(*mac) for mac in macs)),
     "proto": lambda lowering, given: lowering.ranges(tuple((each.number, each.number) for each in given)),
     "tcp_flags": lambda _, given: tuple(ir.TcpFlags(*flags) for flags in given),
+    "state": lambda lowering, names: lowering.numbers(names, _STATES),
     "fragment": lambda _, names: merge(_FRAGMENTS[name] for name in names),
     "ip_options": lambda lowering, given: lowering.ranges(((given, given),)),
     "knocked": lambda _, names: tuple(sorted(set(names))),
@@ -275,6 +272,31 @@ def _log_sample(log: models.Log | bool | None) -> int:
     return log.sample if isinstance(log, models.Log) else int(log or False)
 
 
+def _limit(limit: models.Limit) -> ir.Limit:
+    per = per_of(limit)
+    return ir.Limit(
+        amount=limit.rate.amount,
+        window_ns=limit.rate.window_ns,
+        burst=limit.burst or default_burst(limit.rate, in_bytes=limit.bytes),
+        per=ir.Per(per.whom),
+        v4_bits=per.v4,
+        v6_bits=per.v6,
+        bytes=limit.bytes,
+        exceed=ir.Verdict(limit.exceed),
+    )
+
+
+def _add_to(rule: models.Rule) -> ir.AddTo | None:
+    if rule.add_to is None:
+        return None
+    return ir.AddTo(rule.add_to.set, rule.add_to.timeout, exceeded=adds_beyond(rule))
+
+
+def _dynamic_set(found: LoadedSet) -> ir.DynamicSet:
+    default = BANS_SIZE if found.name == ir.BANS else DEFAULT_SET_SIZE
+    return ir.DynamicSet(found.name, found.size or default, found.timeout_ns)
+
+
 def _set_names(rule: models.Rule) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for match in (rule.match, rule.unless):
@@ -308,6 +330,11 @@ def _verb(name: str) -> ir.Action:
 def _action(action: models.Forward | str) -> ir.Action:
     if isinstance(action, str):
         return _verb(action)
+    if action.route is not None:
+        return _verb("route")
+    if action.cpu is not None:
+        cpus = (cpu for low, high in action.cpu for cpu in range(low, high + 1))
+        return ir.Action(ir.ActionKind.CPU, cpus=tuple(cpus))
     assert action.redirect is not None
     target = action.redirect
     return ir.Action(ir.ActionKind.REDIRECT, target.interface, target.src_mac, target.dst_mac)
@@ -316,12 +343,13 @@ def _action(action: models.Forward | str) -> ir.Action:
 def _test(test: LoadedTest) -> ir.TestCase:
     steps = tuple(
         ir.TestStep(
-            packet=step.packet,
+            packet=step.packet if step.sent is None else step.sent,
             expect=None if step.expect is None else ir.Verdict(step.expect),
             rule=step.rule,
             interface=step.interface,
             wait_ns=step.wait or 0,
-            position=test.place.position("steps", index, "packet"),
+            is_sent=step.sent is not None,
+            position=test.place.position("steps", index, "packet" if step.sent is None else "sent"),
         )
         for index, step in enumerate(test.model.steps)
     )

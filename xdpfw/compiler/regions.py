@@ -23,7 +23,7 @@ Region = dict[str, Ranges]
 MAC_BITS: Final = 48
 V6_BASE: Final = 1 << 33  # IPv6 addresses come behind those of IPv4 and the numbers of whole sets there
 MAX_EXPANDED: Final = 10_000
-"""A set with a file that has more ranges is one number in each family that it has addresses of.
+"""A set with a file that has more ranges is one number in each family that it has addresses of, a dynamic one in both.
 
 Such a number is behind the addresses of its family. So the set lies within itself, and within all of the family.
 """
@@ -44,7 +44,8 @@ _IPV4: Final = _only(Family.IPV4)
 _IPV6: Final = _only(Family.IPV6)
 _IP: Final = _only(Family.IPV4, Family.IPV6)
 _WITH_TRANSPORT: Final = _only(Fragment.NONE, Fragment.FIRST)
-_TRANSPORT_FIELDS: Final = frozenset({"sport", "dport", "tcp_flags", "icmp"})
+_TRANSPORT_FIELDS: Final = frozenset({"sport", "dport", "tcp_flags", "icmp", "state"})
+_STATES: Final = _span(ir.State.NEW, ir.State.ESTABLISHED)
 
 _OF_ALL: Final[Region] = {
     "family": _span(Family.OTHER, Family.IPV6),
@@ -71,10 +72,14 @@ _PLAIN_FIELDS: Final = (
     *_OF_IP,
     "sport",
     "dport",
+    "state",
 )
 _plain_fields: Final = operator.attrgetter(*_PLAIN_FIELDS)
 _OF_NO_CONSEQUENCE: Final = frozenset(
-    {"interface", "src_mac", "dst_mac", "sport", "dport", "tcp_flags", "length", "ttl", "dscp", "ip_options", "knocked"}
+    {
+        *("interface", "src_mac", "dst_mac", "sport", "dport", "tcp_flags", "length", "ttl", "dscp", "ip_options"),
+        *("knocked", "state"),
+    }
 )
 """Of these fields, it matters only whether they are asked for: what the others have does not depend on their values."""
 
@@ -111,7 +116,7 @@ class Regions:
     def __init__(self, policy: ir.Policy) -> None:
         self._of_all = {"interface": _span(0, len(policy.interfaces) - 1), **_OF_ALL}
         self._addresses: dict[int, Ranges] = {}
-        self._whole_sets: dict[AddressTable, int] = {}
+        self._whole_sets: dict[AddressTable | str, int] = {}  # dynamic ones by name
         self._consequences: dict[tuple[tuple[str, Ranges], ...], Region] = {}
         self._knocks = {knock.name: number for number, knock in enumerate(policy.knocks)}
 
@@ -194,6 +199,9 @@ class Regions:
             for each in addresses.sets:
                 for ranges, bits in ((v4, V4_BITS), (v6, V6_BITS)):
                     ranges += self._ranges_of_set(each.table, bits)
+            for name in addresses.dynamic:
+                for ranges, bits in ((v4, V4_BITS), (v6, V6_BITS)):
+                    ranges += self._whole_set(name, bits)
             self._addresses[key] = (
                 *_with_whole_sets(v4, *WHOLE_SETS[0]),
                 *_with_whole_sets([(low + V6_BASE, high + V6_BASE) for low, high in v6], *WHOLE_SETS[1]),
@@ -204,8 +212,11 @@ class Regions:
         """Its addresses of so many bits, or its number."""
         if len(table) <= MAX_EXPANDED:
             return table.spans(bits)
-        number = (1 << bits) + self._whole_sets.setdefault(table, len(self._whole_sets))
-        return [(number, number)] if len(table.v4 if bits == V4_BITS else table.v6) else []
+        return self._whole_set(table, bits) if len(table.v4 if bits == V4_BITS else table.v6) else []
+
+    def _whole_set(self, which: AddressTable | str, bits: int) -> list[tuple[int, int]]:
+        number = (1 << bits) + self._whole_sets.setdefault(which, len(self._whole_sets))
+        return [(number, number)]
 
 
 def _with_whole_sets(ranges: list[tuple[int, int]], addresses: Range, whole_sets: Range) -> Ranges:
@@ -236,6 +247,7 @@ def _complete(region: Region) -> None:
         _narrow(region, field, _addresses(region["family"]))
     if not is_within(region["fragment"], _WITH_TRANSPORT):
         return
+    region.setdefault("state", _STATES)
     if is_within(region["proto"], _WITH_PORTS):
         region.setdefault("sport", _span(0, 0xFFFF))
         region.setdefault("dport", _span(0, 0xFFFF))

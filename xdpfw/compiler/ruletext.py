@@ -10,6 +10,7 @@ from typing import Final
 from xdpfw.policy import models, names
 from xdpfw.policy.addresses import V4_BITS, V6_BITS
 from xdpfw.policy.knocks import LoadedKnock
+from xdpfw.policy.rates import Per, amount_text
 from xdpfw.policy.values import NO_TAG, Flags, Mac, Protocol, SetName, Span, duration_text
 
 MAX_VALUES_SHOWN: Final = 8
@@ -23,7 +24,7 @@ def rule_text(rule: models.Rule) -> str:
     text = f"match {_match(rule.match) or 'all'}"
     if rule.unless is not None:
         text += f" except {_match(rule.unless)}"
-    return f"{text} → {_action(rule.action)}{_log(rule.log)}"
+    return f"{text} → {_action(rule.action)}{_limit(rule.limit)}{_add_to(rule)}{_log(rule.log)}"
 
 
 def knock_text(knock: LoadedKnock) -> str:
@@ -64,6 +65,34 @@ def _times(knock: models.Knock) -> str:
     return f" within {duration_text(within)}{step}"
 
 
+def _limit(limit: models.Limit | None) -> str:
+    if limit is None:
+        return ""
+    text = f", limit {limit.rate}{' bytes' if limit.bytes else ''}"
+    if limit.burst is not None:
+        text += f" burst {amount_text(limit.burst)}"
+    return f"{text} per {per_of(limit)}, beyond it {limit.exceed}"
+
+
+def per_of(limit: models.Limit) -> Per:
+    return Per("src", limit.per.v4, limit.per.v6) if isinstance(limit.per, models.Prefixes) else limit.per
+
+
+def adds_beyond(rule: models.Rule) -> bool:
+    """Whether a rule's ``add_to`` is for packets beyond its limit, and for no others."""
+    assert rule.add_to is not None
+    return rule.limit is not None if rule.add_to.when is None else rule.add_to.when == "exceed"
+
+
+def _add_to(rule: models.Rule) -> str:
+    add_to = rule.add_to
+    if add_to is None:
+        return ""
+    when = "" if rule.limit is None else " beyond the limit" if adds_beyond(rule) else " at each match"
+    timeout = "" if add_to.timeout is None else f" for {duration_text(add_to.timeout)}"
+    return f", add to @{add_to.set}{timeout}{when}"
+
+
 def _log(log: models.Log | bool | None) -> str:
     if isinstance(log, models.Log):
         return ", log" if log.sample == 1 else f", log 1/{log.sample}"
@@ -99,6 +128,10 @@ def _condition(value: object, write: Callable[..., str]) -> str:
 def _action(action: models.Forward | str) -> str:
     if isinstance(action, str):
         return action
+    if action.route is not None:
+        return f"route {action.route}"
+    if action.cpu is not None:
+        return f"cpu {_condition(action.cpu, _span)}"
     assert action.redirect is not None
     target = action.redirect
     macs = [
@@ -172,5 +205,6 @@ _WRITERS: Final[dict[str, Callable[..., str]]] = {
     "ttl": _span,
     "dscp": _span,
     "ip_options": _boolean,
+    "state": str,
     "knocked": str,
 }

@@ -18,11 +18,13 @@ _ICMP_HINT = "icmp is IPv4's and icmpv6 IPv6's; as numbers they are of both"
 _IPV4 = frozenset(("ipv4",))
 _IPV6 = frozenset(("ipv6",))
 _IP = _IPV4 | _IPV6
-_L4_FIELDS = ("sport", "dport", "tcp_flags", "icmp_type", "icmp_code")
-_IP_FIELDS = ("ttl", "length", "dscp", "ip_options", "fragment", "knocked", *_L4_FIELDS)
+_NOT_IN_LATER_FRAGMENTS = ("sport", "dport", "tcp_flags", "icmp_type", "icmp_code", "state")
+_IP_FIELDS = ("ttl", "length", "dscp", "ip_options", "fragment", "knocked", *_NOT_IN_LATER_FRAGMENTS)
 _LOOKED_UP = frozenset(("interface", "icmp_type", "icmp_code"))
 
 Shape: TypeAlias = tuple[Hashable, ...]
+Sets: TypeAlias = Mapping[str, LoadedSet | None]
+"""By name; None for a set that exists but could not be read."""
 
 
 class Fault(NamedTuple):
@@ -33,12 +35,10 @@ class Fault(NamedTuple):
     hint: str | None = None
 
 
-def faults(
-    rule: Rule, sets: Mapping[str, LoadedSet | None], interfaces: Collection[str] | None, faultless: set[Shape]
-) -> Iterator[Fault]:
+def faults(rule: Rule, sets: Sets, interfaces: Collection[str] | None, faultless: set[Shape]) -> Iterator[Fault]:
     """All faults of a rule.
 
-    ``sets`` has None for a set that exists but could not be read; ``interfaces`` is None where they could not.
+    ``interfaces`` is None where they could not be read.
     ``faultless`` gets the shape of a match that is right, and spares looking at further ones of that shape.
     """
     protocols = protocols_of(rule.match)
@@ -82,7 +82,7 @@ def match_faults(
     where: str,
     match: Match,
     protocols: tuple[Protocol, ...] | None,
-    sets: Mapping[str, LoadedSet | None],
+    sets: Sets,
     interfaces: Collection[str] | None,
 ) -> Iterator[Fault]:
     """Those of the match under the key ``where``. ``protocols``: those that it is about; None: not said."""
@@ -101,7 +101,7 @@ def match_faults(
                 yield fault
     yield from _protocol_faults(where, match, protocols)
     if match.fragment == ("later",):
-        for field in _L4_FIELDS:
+        for field in _NOT_IN_LATER_FRAGMENTS:
             if getattr(match, field) is not None:
                 yield Fault((where, field), "is never in a later fragment, and the rule is about no others")
     if match.vlan == (Span(NO_TAG, NO_TAG),) and match.inner_vlan not in (None, match.vlan):
@@ -110,7 +110,7 @@ def match_faults(
         yield from _family_faults(where, match, sets)
 
 
-def set_fault(path: Path, name: str, kind: str, sets: Mapping[str, LoadedSet | None]) -> Fault | None:
+def set_fault(path: Path, name: str, kind: str, sets: Sets) -> Fault | None:
     """What is wrong with a set that stands where one of ``kind`` belongs."""
     if name not in sets:
         of_kind = [known for known, found in sets.items() if found is None or found.kind == kind]
@@ -120,6 +120,14 @@ def set_fault(path: Path, name: str, kind: str, sets: Mapping[str, LoadedSet | N
         holds = "ports" if found.kind == "port" else "prefixes"
         return Fault(path, f"@{name} is a set of {holds}", f"a set of type {kind} belongs here")
     return None
+
+
+def refused_dynamic(path: Path, value: object, sets: Sets, what: str) -> Fault | None:
+    """The fault of naming a dynamic set in ``what``, where its members must be known before."""
+    if not isinstance(value, SetName) or (found := sets.get(value)) is None or not found.is_dynamic:
+        return None
+    hint = "name a set with elements or a file; rules can ask for dynamic ones"
+    return Fault(path, f"@{value} is dynamic, and {what} cannot depend on what changes at run time", hint)
 
 
 def _protocol_faults(where: str, match: Match, protocols: tuple[Protocol, ...] | None) -> Iterator[Fault]:
@@ -165,7 +173,7 @@ def _icmp_faults(where: str, field: str, match: Match, numbers: Collection[int])
             yield Fault((where, field, index), f"{code} is not a code of that icmp_type", "leave icmp_type out")
 
 
-def _family_faults(where: str, match: Match, sets: Mapping[str, LoadedSet | None]) -> Iterator[Fault]:
+def _family_faults(where: str, match: Match, sets: Sets) -> Iterator[Fault]:
     """The first pair of fields that no packet meets together, since their families differ."""
     seen: list[tuple[str, frozenset[str]]] = []
     for field, families in _families(match, sets):
@@ -178,7 +186,7 @@ def _family_faults(where: str, match: Match, sets: Mapping[str, LoadedSet | None
         seen.append((field, families))
 
 
-def _families(match: Match, sets: Mapping[str, LoadedSet | None]) -> Iterator[tuple[str, frozenset[str]]]:
+def _families(match: Match, sets: Sets) -> Iterator[tuple[str, frozenset[str]]]:
     """For each field that says so, the families of the packets that can meet it."""
     if match.family is not None:
         yield "family", frozenset(match.family)
@@ -204,13 +212,13 @@ def _ethertype_family(span: Span) -> str:
     return {names.ETHERTYPES["ipv4"]: "ipv4", names.ETHERTYPES["ipv6"]: "ipv6"}.get(span, "other")
 
 
-def _address_families(values: Collection[Addresses | SetName], sets: Mapping[str, LoadedSet | None]) -> frozenset[str]:
+def _address_families(values: Collection[Addresses | SetName], sets: Sets) -> frozenset[str]:
     """Empty where that cannot be said, or where there are no addresses."""
     families: frozenset[str] = frozenset()
     for value in values:
         if isinstance(value, Addresses):
             families |= _IPV4 if value.bits == V4_BITS else _IPV6
-        elif found := sets.get(value):
+        elif (found := sets.get(value)) and not found.is_dynamic:
             families |= _IPV4 if len(found.prefixes.v4) else frozenset()
             families |= _IPV6 if len(found.prefixes.v6) else frozenset()
         else:

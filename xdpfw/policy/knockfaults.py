@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from xdpfw.knock.steps import TCP, UDP
 from xdpfw.policy import consistency, names
 from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses
-from xdpfw.policy.consistency import Fault
+from xdpfw.policy.consistency import Fault, Sets
 from xdpfw.policy.knocks import LoadedKnock
 from xdpfw.policy.models import DEFAULT_WITHIN_NS, Knock, Match, Rule
 from xdpfw.policy.services import Service, overlap
-from xdpfw.policy.sets import LoadedSet
 from xdpfw.policy.source import Path
 from xdpfw.policy.values import Protocol, SetName, duration_text, quoted
 
@@ -24,8 +23,6 @@ MAX_ROTATIONS: Final = 8
 MAX_OPENERS: Final = 8
 MAX_KNOCKED: Final = 8
 MAX_SPA_KEYS: Final = 4096
-
-Sets = Mapping[str, LoadedSet | None]
 
 
 class KnockFault(NamedTuple):
@@ -89,6 +86,8 @@ def _own_faults(knock: Knock, sets: Sets, interfaces: Collection[str] | None) ->
     for index, value in enumerate(knock.to or ()):
         if isinstance(value, SetName) and (fault := consistency.set_fault(("to", index), value, "prefix", sets)):
             yield fault
+        if fault := consistency.refused_dynamic(("to", index), value, sets, "a knock"):
+            yield fault
     if knock.unless is not None:
         yield from _exception_faults(knock.unless, knock.opens, sets, interfaces)
 
@@ -113,6 +112,13 @@ def _exception_faults(
     if unless.knocked is not None:
         hint = "rules can ask for a knock: write its condition there"
         yield Fault(("except", "knocked"), "cannot be asked for where a knock decides", hint)
+    if unless.state is not None:
+        hint = "leave it out: what belongs to open connections is passed by allow.established before any knock"
+        yield Fault(("except", "state"), "cannot be asked for where a knock decides", hint)
+    for field in ("src", "dst"):
+        for index, value in enumerate(getattr(unless, field) or ()):
+            if fault := consistency.refused_dynamic(("except", field, index), value, sets, "a knock"):
+                yield fault
     protocols = consistency.protocols_of(unless)
     if protocols is None:
         protocols = tuple(Protocol(number, named=True) for number in sorted({service.protocol for service in opens}))

@@ -12,15 +12,16 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from xdpfw.errors import PolicyError, Position
-from xdpfw.policy import consistency, knockfaults, models, names, source, values
+from xdpfw.policy import consistency, knockfaults, models, names, rulefaults, source, values
+from xdpfw.policy.addresses import Addresses
 from xdpfw.policy.collector import collector_paused
 from xdpfw.policy.consistency import Fault
 from xdpfw.policy.entries import Entries, is_packed
 from xdpfw.policy.knocks import LoadedKnock, loaded_knock
 from xdpfw.policy.problems import Place, translated
 from xdpfw.policy.sets import LoadedSet
-from xdpfw.policy.source import Mapping, Sources
-from xdpfw.policy.values import NotationError
+from xdpfw.policy.source import Mapping, Path, Sources
+from xdpfw.policy.values import NotationError, SetName, Span
 
 MAX_INTERFACES: Final = 64
 MAX_INCLUDE_DEPTH: Final = 8
@@ -61,6 +62,8 @@ class LoadedPolicy:
     knocks: dict[str, LoadedKnock]
     rules: tuple[LoadedRule, ...]
     tests: tuple[LoadedTest, ...]
+    never_ban: tuple[Addresses | SetName, ...]
+    protect_syn: tuple[Span | SetName, ...]
     sources: Sources
 
 
@@ -85,6 +88,14 @@ class _Setting:
     position: Position
 
 
+class _Listed(NamedTuple):
+    """One value of a list that all files together make, and where it stands."""
+
+    value: Any
+    place: Place
+    path: Path
+
+
 @dataclass(slots=True)
 class _Loader:
     sources: Sources
@@ -101,6 +112,8 @@ class _Loader:
     knocks: dict[str, LoadedKnock | None] = field(default_factory=dict)
     rules: list[LoadedRule] = field(default_factory=list)
     tests: list[LoadedTest] = field(default_factory=list)
+    never_ban: list[_Listed] = field(default_factory=list)
+    protect_syn: list[_Listed] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
     def file(self, path: str, named_at: Position | None, within: tuple[str, ...]) -> None:
@@ -159,6 +172,8 @@ class _Loader:
             knocks={name: found for name, found in self.knocks.items() if found is not None},
             rules=tuple(self.rules),
             tests=tuple(self.tests),
+            never_ban=tuple(each.value for each in self.never_ban),
+            protect_syn=tuple(each.value for each in self.protect_syn),
             sources=self.sources,
         )
 
@@ -196,6 +211,10 @@ class _Loader:
             self._add_setting(key, getattr(header, key), place.position(key))
         for key in models.Allow.model_fields:
             self._add_setting(f"allow.{key}", getattr(header.allow, key, None), place.position("allow", key))
+        for index, source_address in enumerate(header.never_ban or ()):
+            self.never_ban.append(_Listed(source_address, place, ("never_ban", index)))
+        for index, port in enumerate((header.protect and header.protect.syn) or ()):
+            self.protect_syn.append(_Listed(port, place, ("protect", "syn", index)))
 
     def _add_setting(self, key: str, value: str | bool | None, position: Position) -> None:
         if value is None:
@@ -220,8 +239,14 @@ class _Loader:
         model = self._validated(models.Set, place.node(), place)
         if model is None:
             return None
+        if name == names.BANS and not model.dynamic:
+            hint = "add dynamic: true to give it a size or a timeout, or choose another name"
+            self.errors.append(place.error("is the built-in set of bans, which is dynamic", hint=hint, of_key=True))
+            return None
         path = None if model.file is None else _beside(place.file, model.file)
-        loaded = LoadedSet(name, model.type, place, path)
+        loaded = LoadedSet(
+            name, model.type, place, path, is_dynamic=model.dynamic, size=model.size, timeout_ns=model.timeout
+        )
         before = len(self.errors)
         if path is None:
             loaded.add_elements(model.elements or (), self.errors)
@@ -310,21 +335,41 @@ class _Loader:
             message = f"interface {name} is one more than the {MAX_INTERFACES} possible"
             self.errors.append(PolicyError(message, self._interface_position(name)))
         interfaces = tuple(self.interfaces) or None
+        sets = {names.BANS: LoadedSet(names.BANS, "prefix", top, is_dynamic=True), **self.sets}
         faultless: set[consistency.Shape] = set()
         for rule in self.rules:
-            for fault in consistency.faults(rule.model, self.sets, interfaces, faultless):
+            for fault in consistency.faults(rule.model, sets, interfaces, faultless):
+                self._add_fault(rule.place, fault)
+            for fault in rulefaults.effect_faults(rule.model, sets):
                 self._add_fault(rule.place, fault)
             for fault in knockfaults.knocked_faults(rule.model, self.knocks):
                 self._add_fault(rule.place, fault)
-        self._check_knocks(interfaces)
+        self._check_knocks(interfaces, sets)
+        self._check_sets(sets)
         rule_names = {name: None for kind, name in self.taken if kind == "rule"}
         disabled = {rule.name for rule in self.rules if not rule.model.enabled}
         for test in self.tests:
             self.errors.extend(_test_errors(test, rule_names, disabled, interfaces))
 
-    def _check_knocks(self, interfaces: Collection[str] | None) -> None:
+    def _check_sets(self, sets: consistency.Sets) -> None:
+        """That there are not too many dynamic ones, and those that are named beside the rules."""
+        if excess := rulefaults.excess_sets([found for found in self.sets.values() if found is not None]):
+            most = rulefaults.MAX_DYNAMIC_SETS
+            message = f"is one dynamic set more than the {most} possible, {names.BANS} among them"
+            self.errors.append(excess.place.error(message, hint="put what they hold into fewer sets", of_key=True))
+        enabled = [rule for rule in self.rules if rule.model.enabled]
+        for number, fault in rulefaults.excess_asked([rule.model for rule in enabled], sets):
+            self._add_fault(enabled[number].place, fault)
+        for listed, kind in ((self.never_ban, "prefix"), (self.protect_syn, "port")):
+            for value, place, path in listed:
+                if isinstance(value, SetName) and (found := consistency.set_fault(path, value, kind, sets)):
+                    self._add_fault(place, found)
+                elif value == names.BANS and isinstance(value, SetName):
+                    self._add_fault(place, Fault(path, "@bans would lift every ban", "leave it out"))
+
+    def _check_knocks(self, interfaces: Collection[str] | None, sets: consistency.Sets) -> None:
         knocks = [knock for knock in self.knocks.values() if knock is not None]
-        for knock, fault in knockfaults.knock_faults(knocks, self.sets, interfaces):
+        for knock, fault in knockfaults.knock_faults(knocks, sets, interfaces):
             self._add_fault(knock.place, fault)
         enabled = [rule for rule in self.rules if rule.model.enabled]
         if excess := knockfaults.excess_knocked([rule.model for rule in enabled]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +24,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from xdpfw.knock import steps
-from xdpfw.policy import names, services, values
+from xdpfw.policy import names, rates, services, values
 from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses, address
 from xdpfw.policy.values import Flags, Mac, NotationError, Protocol, SetName, Span
 
@@ -32,14 +33,12 @@ MAX_STEPS = steps.MAX_STEPS
 MAX_SERVICES = 16
 SECOND_NS = 1_000_000_000
 DEFAULT_WITHIN_NS = 10 * SECOND_NS
+MAX_CPU = 4095
+MAX_SET_SIZE = 1 << 20
 
 _MAX_REMEMBERED = 1 << 17
 
 T = TypeVar("T")
-
-
-class UnsupportedKeyError(NotationError):
-    """A problem with a key itself rather than its value."""
 
 
 def _not_empty(value: object) -> object:
@@ -55,10 +54,6 @@ def _one_or_more(value: object) -> object:
 def _given(value: object) -> object:
     values.refuse_none(value)
     return value
-
-
-def _later(value: object) -> None:
-    raise UnsupportedKeyError("is not supported yet", hint="leave it out")
 
 
 def _version(value: object) -> int:
@@ -86,6 +81,20 @@ def _at_most(limit: int, what: str) -> BeforeValidator:
 
 def _span(low: int, high: int) -> PlainValidator:
     return PlainValidator(lambda value: values.span(value, low, high))
+
+
+def _bits(family_bits: int) -> PlainValidator:
+    return PlainValidator(lambda value: values.number(value, 1, family_bits))
+
+
+def _no_cpu_twice(spans: tuple[Span, ...]) -> tuple[Span, ...]:
+    seen: set[int] = set()
+    for low, high in spans:
+        for cpu in range(low, high + 1):
+            if cpu in seen:
+                raise NotationError(f"has {cpu} twice")
+            seen.add(cpu)
+    return spans
 
 
 OneOrMore: TypeAlias = Annotated[tuple[T, ...], BeforeValidator(_one_or_more)]
@@ -117,7 +126,7 @@ class _Remembered:
 Values: TypeAlias = Annotated[Given[OneOrMore[T]], _Remembered()]
 """Of a condition: one value, or a list of them."""
 
-Later: TypeAlias = Annotated[None, PlainValidator(_later)]
+Duration: TypeAlias = Annotated[int, PlainValidator(values.duration_ns)]
 Boolean: TypeAlias = Annotated[bool, PlainValidator(values.boolean)]
 Text: TypeAlias = Annotated[str, PlainValidator(values.text)]
 FileName: TypeAlias = Annotated[str, PlainValidator(values.path)]
@@ -171,19 +180,35 @@ class Set(Model):
     type: Annotated[Literal["prefix", "port"], _choice("prefix", "port")]
     elements: Given[tuple[Any, ...]] = None
     file: Given[FileName] = None
-    dynamic: Later = None
-    size: Later = None
-    timeout: Later = None
+    dynamic: Boolean = False
+    size: Given[Annotated[int, PlainValidator(lambda value: values.number(value, 1, MAX_SET_SIZE))]] = None
+    timeout: Given[Duration] = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Set:
+        if self.dynamic:
+            self._check_dynamic()
+            return self
+        for key in ("size", "timeout"):
+            if getattr(self, key) is not None:
+                hint = "add dynamic: true, or leave it out"
+                raise NotationError(f"has a {key}, which only dynamic sets have", hint=hint)
         if self.elements is None and self.file is None:
-            raise NotationError("has neither elements nor a file", hint="write elements: [] for an empty set")
+            hint = "write elements: [] for an empty set, dynamic: true for one that is filled at run time"
+            raise NotationError("has neither elements nor a file", hint=hint)
         if self.elements is not None and self.file is not None:
             raise NotationError("has both elements and a file", hint="make it two sets; a rule can name both")
         if self.file is not None and self.type == "port":
             raise NotationError("is of type port and has a file", hint="list the ports under elements")
         return self
+
+    def _check_dynamic(self) -> None:
+        if self.type == "port":
+            raise NotationError("is of type port and dynamic", hint="only sets of type prefix are filled at run time")
+        for key, what in (("elements", "elements"), ("file", "a file")):
+            if getattr(self, key) is not None:
+                hint = "make it two sets; a rule can name both"
+                raise NotationError(f"is dynamic and has {what}", hint=hint)
 
 
 class Match(Model):
@@ -209,7 +234,7 @@ class Match(Model):
     ttl: Values[Annotated[Span, _span(0, 255)]] = None
     dscp: Values[Annotated[Span, PlainValidator(values.dscp)]] = None
     ip_options: Given[Boolean] = None
-    state: Later = None
+    state: Values[Annotated[str, _choice("established", "new")]] = None
     knocked: Values[Name] = None
 
 
@@ -228,13 +253,17 @@ class Forward(Model):
     """An action that has parameters."""
 
     redirect: Given[Redirect] = None
-    route: Later = None
-    cpu: Later = None
+    route: Given[Annotated[Literal["fib"], _choice("fib")]] = None
+    cpu: Given[Annotated[OneOrMore[Annotated[Span, _span(0, MAX_CPU)]], AfterValidator(_no_cpu_twice)]] = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Forward:
-        if self.redirect is None:
-            raise NotationError("has no verdict", hint="pass, drop, tx, count or {redirect: INTERFACE}")
+        given = [key for key in ("redirect", "route", "cpu") if getattr(self, key) is not None]
+        if not given:
+            hint = "pass, drop, tx, count, {redirect: INTERFACE}, {route: fib} or {cpu: [0, 1]}"
+            raise NotationError("has no verdict", hint=hint)
+        if len(given) > 1:
+            raise NotationError(f"has {' and '.join(given)}", hint="a packet goes one way: write one of them")
         return self
 
 
@@ -249,19 +278,51 @@ class Log(Model):
     sample: Annotated[int, PlainValidator(values.one_in)]
 
 
+class Prefixes(Model):
+    """Bits of the prefixes that share a bucket."""
+
+    v4: Annotated[int, _bits(V4_BITS)] = V4_BITS
+    v6: Annotated[int, _bits(V6_BITS)] = rates.WIDE_V6_BITS
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Prefixes:
+        if not self.model_fields_set:
+            raise NotationError("is empty", hint="write {v4: 24, v6: 64}")
+        return self
+
+
+class Limit(Model):
+    rate: Annotated[rates.Rate, PlainValidator(rates.rate)]
+    burst: Given[Annotated[int, PlainValidator(rates.amount)]] = None
+    per: Annotated[
+        Annotated[rates.Per, PlainValidator(rates.per), Tag("word")] | Annotated[Prefixes, Tag("prefixes")],
+        Discriminator(lambda value: "prefixes" if isinstance(value, dict | Prefixes) else "word"),
+    ] = rates.Per("rule")
+    bytes: Boolean = False
+    exceed: Annotated[Literal["drop", "pass"], _choice("drop", "pass")] = "drop"
+
+
+class AddTo(Model):
+    """``when`` None: beyond the limit where the rule has one, else at each match."""
+
+    set: Annotated[str, PlainValidator(values.bare_set_name)]
+    timeout: Given[Duration] = None
+    when: Given[Annotated[Literal["match", "exceed"], _choice("match", "exceed")]] = None
+
+
 class Rule(Model):
     name: Given[Name] = None
     match: Match = Field(default_factory=Match)
     unless: Given[Match] = Field(default=None, alias="except")
     action: Action
-    limit: Later = None
+    limit: Given[Limit] = None
     log: Given[
         Annotated[
             Annotated[Boolean, Tag("each")] | Annotated[Log, Tag("sample")],
             Discriminator(lambda value: "sample" if isinstance(value, dict | Log) else "each"),
         ]
     ] = None
-    add_to: Later = None
+    add_to: Given[AddTo] = None
     enabled: Boolean = True
     comment: Given[Text] = None
 
@@ -282,8 +343,8 @@ class Rotate(Model):
 class Scope(Model):
     """Bits of the prefix that a grant is for."""
 
-    v4: Annotated[int, PlainValidator(lambda value: values.number(value, 1, V4_BITS))] = V4_BITS
-    v6: Annotated[int, PlainValidator(lambda value: values.number(value, 1, V6_BITS))] = V6_BITS
+    v4: Annotated[int, _bits(V4_BITS)] = V4_BITS
+    v6: Annotated[int, _bits(V6_BITS)] = V6_BITS
 
     @model_validator(mode="before")
     @classmethod
@@ -307,7 +368,7 @@ class Knock(Model):
     within: Given[Annotated[int, _duration("1ms", "1d")]] = None
     step: Given[Annotated[int, _duration("1ms", "1d")]] = None
     opens: Services
-    lasts: Annotated[int, PlainValidator(values.duration_ns)] = Field(default=30 * SECOND_NS, alias="for")
+    lasts: Duration = Field(default=30 * SECOND_NS, alias="for")
     close: Given[KnockSteps] = None
     scope: Scope = Field(default_factory=lambda: Scope(v4=V4_BITS, v6=V6_BITS))
     to: Given[OneOrMore[Address]] = None
@@ -332,13 +393,18 @@ class Step(Model):
     expect: Given[Annotated[str, _choice("pass", "drop", "tx", "redirect")]] = None
     rule: Given[Name] = None
     interface: Given[InterfaceName] = None
-    wait: Given[Annotated[int, PlainValidator(values.duration_ns)]] = None
+    wait: Given[Duration] = None
+    sent: Given[Text] = None
 
     @model_validator(mode="after")
     def _sends_or_waits(self) -> Step:
         if self.wait is not None:
-            if self.packet or self.expect or self.rule or self.interface:
+            if self.packet or self.expect or self.rule or self.interface or self.sent:
                 raise NotationError("waits and does more", hint="make wait a step of its own")
+        elif self.sent is not None:
+            if self.packet or self.expect or self.rule:
+                hint = "what this host sends is not decided on: make sent a step of its own"
+                raise NotationError("sends and does more", hint=hint)
         elif self.packet is None:
             raise NotationError("has no packet")
         elif self.expect is None and self.rule is None:
@@ -366,6 +432,18 @@ class Test(Model):
         return data
 
 
+class Protect(Model):
+    """``syn``: TCP ports whose SYNs are answered with cookies."""
+
+    syn: Given[OneOrMore[Port]] = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Protect:
+        if self.syn is None:
+            raise NotationError("is empty", hint="write protect: {syn: [443]}, or leave it out")
+        return self
+
+
 class PolicyFile(Model):
     """One file. Rules, sets, knocks and tests are validated one by one, so an error in one hides none in another."""
 
@@ -379,5 +457,5 @@ class PolicyFile(Model):
     knocks: dict[str, Any] | None = None
     rules: tuple[Any, ...] | None = None
     tests: tuple[Any, ...] | None = None
-    never_ban: Later = None
-    protect: Later = None
+    never_ban: Given[OneOrMore[Address]] = None
+    protect: Given[Protect] = None

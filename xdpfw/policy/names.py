@@ -17,6 +17,9 @@ TCP: Final = 6
 UDP: Final = 17
 ICMPV6: Final = 58
 
+BANS: Final = "bans"
+"""The dynamic set that every firewall has, declared or not."""
+
 PROTOCOLS: Final = {
     "hopopt": 0,
     "icmp": ICMP,

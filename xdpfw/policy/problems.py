@@ -26,6 +26,10 @@ _MODELS_BY_KEY: dict[str, type[BaseModel]] = {
     "spa": models.Spa,
     "rotate": models.Rotate,
     "scope": models.Scope,
+    "limit": models.Limit,
+    "per": models.Prefixes,
+    "add_to": models.AddTo,
+    "protect": models.Protect,
 }
 
 
@@ -58,7 +62,11 @@ class Place(NamedTuple):
         match path:
             case ("steps", int(index), *rest):
                 return " ".join([f"step {index + 1}", *(str(key) for key in rest)])
-            case ("allow" as outer, str(key)) | ("except" | "spa" | "rotate" | "scope" | "log" as outer, str(key), *_):
+            case (
+                "allow" | "except" | "spa" | "rotate" | "scope" | "log" | "limit" | "add_to" | "protect" as outer,
+                str(key),
+                *_,
+            ):
                 return f"{outer} {key}"
         return next((key for key in reversed(path) if isinstance(key, str)), "")
 
@@ -78,7 +86,7 @@ def _translated(details: ErrorDetails, place: Place, model: type[BaseModel]) -> 
             problem.message,
             *steps,
             hint=problem.hint,
-            of_key=of_key or isinstance(problem, models.UnsupportedKeyError),
+            of_key=of_key,
         )
     match details["type"]:
         case "missing":

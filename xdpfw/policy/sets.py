@@ -21,7 +21,8 @@ MAX_ERRORS_PER_FILE: Final = 20
 class LoadedSet:
     """``prefixes`` for ``kind`` prefix, ``ports`` in order of the text for kind port.
 
-    ``file`` is the one that the entries are from, None for entries of the policy itself.
+    ``file`` is the one that the entries are from, None for entries of the policy itself. A dynamic set has none of
+    either; ``size`` None is the default, ``timeout_ns`` None for good.
     """
 
     name: str
@@ -30,6 +31,9 @@ class LoadedSet:
     file: str | None = None
     prefixes: Entries = field(default_factory=lambda: Entries.of(()))
     ports: list[Span] = field(default_factory=list)
+    is_dynamic: bool = False
+    size: int | None = None
+    timeout_ns: int | None = None
 
     @property
     def entries(self) -> int:

@@ -180,6 +180,13 @@ def set_name(text: str) -> SetName:
     raise NotationError(f"{shown(text)} does not name a set", hint="a set is written @name")
 
 
+def bare_set_name(value: object) -> str:
+    """The name of a set where nothing else can stand, and so without an ``@``."""
+    if text_of(value)[:1] == "@":
+        raise NotationError(f"{shown(value)} has an @", hint=f"here it is only {shown(text_of(value)[1:])}")
+    return name(value)
+
+
 def text(value: object) -> str:
     """Free text, on one line."""
     found = text_of(value).strip()
