@@ -18,6 +18,7 @@ struct packet {
 	__u32 ip_offset;			/* of the IP header, in the frame */
 	__u32 l4_offset;			/* of the upper-layer header, in the frame; 0: of a later fragment */
 	__u32 fragment_id;			/* of a fragment */
+	__u32 fragment_edge;			/* in its datagram's payload: where a first one ends, where a later one begins */
 	__u32 tcp_ack;				/* acknowledgement number, where flows are used */
 	__u32 payload_offset;			/* of TCP or UDP, in the frame; where knocks are used */
 	__u32 payload_bytes;			/* up to the datagram's end */
