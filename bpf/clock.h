@@ -11,6 +11,8 @@
 #include "tables.h"
 
 enum {
+	NS_PER_MS = 1000000,
+	NS_PER_S = 1000000000,
 	LONGEST_TICK_NS = 10000000,	/* of jiffies: HZ is 100 at least */
 };
 

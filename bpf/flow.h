@@ -1,36 +1,272 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Flows: which packets belong to what this host, or one behind it, has sent. */
+/*
+ * Flows: which packets belong to what this host, or one behind it, has sent.
+ *
+ * Only what is sent makes a flow; what comes in moves it on. So nobody outside makes one by himself: he makes this side
+ * answer, and then the flow is of the lower rank until a TCP client has told the number that only our answer had.
+ */
 #ifndef XDPFW_FLOW_H
 #define XDPFW_FLOW_H
 
-#include "clock.h"
-#include "maps.h"
+#include "flowtable.h"
 #include "packet.h"
+#include "related.h"
 #include "scratch.h"
 
-/* Sets the packet's FIELD_STATE, and moves its flow on. A global function. Returns 0. */
+enum {
+	FLOW_FIN = 0x01,		/* RFC 9293 section 3.1 */
+	FLOW_SYN = 0x02,
+	FLOW_RST = 0x04,
+	FLOW_ACK = 0x10,
+};
+
+/*
+ * The key of the flow that a packet belongs to, which comes from remote: DIRECTION_SRC; or that it would make for what
+ * comes from where it goes: DIRECTION_DST. Returns false if there are no flows of its kind.
+ */
+static __always_inline bool flow_key_of(struct xdpfw_flow_key *key, const struct packet *p,
+					enum xdpfw_direction remote)
+{
+	__u32 protocol = p->value[XDPFW_FIELD_PROTO], type;
+	enum xdpfw_direction local = XDPFW_DIRECTION_DST - remote;
+
+	if (has_flow_ports(protocol)) {
+		key->remote_port = p->value[remote == XDPFW_DIRECTION_SRC ? XDPFW_FIELD_SPORT : XDPFW_FIELD_DPORT];
+		key->local_port = p->value[remote == XDPFW_DIRECTION_SRC ? XDPFW_FIELD_DPORT : XDPFW_FIELD_SPORT];
+	} else {
+		if (protocol != icmp_of(p->family))
+			return false;
+		type = icmp_type(p, p->family == XDPFW_FAMILY_IPV4 ? XDPFW_DETAIL_ICMP : XDPFW_DETAIL_ICMPV6);
+		if (!is_echo(p->family, type))
+			return false;
+		key->remote_port = remote == XDPFW_DIRECTION_SRC ? type : echo_counterpart(p->family, type);
+		key->local_port = p->echo_id;
+	}
+	key->remote_high = p->address[remote].high;
+	key->remote_low = p->address[remote].low;
+	key->local_high = p->address[local].high;
+	key->local_low = p->address[local].low;
+	key->protocol = protocol;
+	key->family = p->family;
+	key->padding = 0;
+	return true;
+}
+
+/* What a TCP packet that comes in makes of its flow. Returns false if it does not belong to it. */
+static __always_inline bool receive_tcp(union flow_standing *flow, __u32 flags, __u32 ack)
+{
+	__u32 ended = flags & FLOW_FIN ? XDPFW_FLOW_CLOSING : XDPFW_FLOW_ESTABLISHED;
+
+	switch (flow->state) {
+	case XDPFW_FLOW_SYN_SENT:
+		if (flags & FLOW_RST)
+			flow->state = XDPFW_FLOW_CLOSED;
+		else if (flags & FLOW_SYN)	/* and ACK: others never get here */
+			flow->state = XDPFW_FLOW_ESTABLISHED;
+		return true;
+	case XDPFW_FLOW_HALF_OPEN:
+		if (flags & FLOW_RST) {
+			flow->state = XDPFW_FLOW_CLOSED;
+			return true;
+		}
+		if (!(flags & FLOW_ACK) || ack != flow->expected_ack)
+			return false;
+		flow->state = ended;
+		flow->rank = XDPFW_FLOW_OWN;
+		return true;
+	case XDPFW_FLOW_ESTABLISHED:
+		flow->state = flags & FLOW_RST ? XDPFW_FLOW_CLOSED : ended;
+		return true;
+	default:
+		return true;
+	}
+}
+
+/*
+ * Whether a packet that comes in belongs to a live flow, which it moves on. tcp: flags, and the acknowledgement number
+ * from bit 32 on. A global function.
+ */
+__attribute__((noinline)) int receive(const struct xdpfw_flow_key *key, __u64 tag, __u64 tcp)
+{
+	union flow_standing before, after;
+	struct xdpfw_flow *flow;
+	__u64 now_ns;
+	__u32 index;
+	int found;
+
+	if (!key)
+		return 0;
+	found = find_flow(key, tag);
+	if (found < 0)
+		return 0;
+	index = found;
+	flow = bpf_map_lookup_elem(&flows, &index);
+	if (!flow)
+		return 0;
+	now_ns = boot_ns();
+	if (flow->until_ns <= now_ns)
+		return 0;
+	before = standing_of(flow);
+	after = before;
+	if (key->protocol != IPPROTO_TCP)
+		after.state = XDPFW_FLOW_REPLIED;
+	else if (!receive_tcp(&after, tcp, tcp >> 32))
+		return 0;
+	/* These last from what this side has sent. */
+	if (after.word == before.word && (after.state == XDPFW_FLOW_SYN_SENT || after.state == XDPFW_FLOW_CLOSED))
+		return 1;
+	move_flow(flow, before, after, now_ns + flow_lasts_ns(after.state, key->protocol));
+	return 1;
+}
+
+/* What a TCP packet that is sent makes of its flow. Returns false if that is nothing, and the flow not refreshed. */
+static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u32 seq)
+{
+	__u32 state = flow->state;
+	bool is_over = state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED || state == XDPFW_FLOW_CLOSING;
+
+	if (flags & FLOW_RST) {
+		if (state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED)
+			return false;
+		flow->state = XDPFW_FLOW_CLOSED;
+		return true;
+	}
+	if (flags & FLOW_SYN && flags & FLOW_ACK) {
+		if (!is_over && state != XDPFW_FLOW_HALF_OPEN)
+			return false;
+		flow->state = XDPFW_FLOW_HALF_OPEN;
+		flow->expected_ack = seq + 1;
+		return true;
+	}
+	if (flags & FLOW_SYN) {
+		if (is_over) {
+			flow->state = XDPFW_FLOW_SYN_SENT;
+			flow->rank = XDPFW_FLOW_OWN;
+		}
+		return true;
+	}
+	if (state == XDPFW_FLOW_HALF_OPEN)
+		return false;
+	/* Of no flow: it was open before flows were followed. Of a closed one: the RST was forged. */
+	if (state == XDPFW_FLOW_NONE)
+		flow->rank = XDPFW_FLOW_OWN;
+	if (flags & FLOW_FIN)
+		flow->state = XDPFW_FLOW_CLOSING;
+	else if (state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED)
+		flow->state = XDPFW_FLOW_ESTABLISHED;
+	return true;
+}
+
+/* Whether what is sent first is an answer. An echo reply is one by itself: what comes in of such a flow are requests. */
+static __always_inline bool is_answer(const struct xdpfw_flow_key *key, __u64 tag, __u64 now_ns)
+{
+	if (key->protocol == IPPROTO_ICMP)
+		return key->remote_port == ECHO_REQUEST;
+	if (key->protocol == IPPROTO_ICMPV6)
+		return key->remote_port == ECHO_REQUEST_V6;
+	return has_incoming(tag, now_ns);
+}
+
+/* What is sent makes a flow, or moves it on. tcp: flags, and the sequence number from bit 32 on. A global function. */
+__attribute__((noinline)) int send(const struct xdpfw_flow_key *key, __u64 tcp)
+{
+	union flow_standing before = {}, after;
+	struct xdpfw_flow *flow = NULL;
+	__u64 tag, now_ns, until_ns;
+	__u32 index;
+	int found;
+
+	if (!key)
+		return 0;
+	tag = flow_tag(key);
+	now_ns = boot_ns();
+	found = find_flow(key, tag);
+	if (found >= 0) {
+		index = found;
+		flow = bpf_map_lookup_elem(&flows, &index);
+	}
+	if (flow && flow->until_ns > now_ns)
+		before = standing_of(flow);
+	after = before;
+	if (key->protocol == IPPROTO_TCP) {
+		if (!send_tcp(&after, tcp, tcp >> 32))
+			return 0;
+	} else if (after.state == XDPFW_FLOW_NONE) {
+		after.state = XDPFW_FLOW_UNREPLIED;
+		after.rank = is_answer(key, tag, now_ns) ? XDPFW_FLOW_ANSWER : XDPFW_FLOW_OWN;
+	}
+	until_ns = now_ns + flow_lasts_ns(after.state, key->protocol);
+	if (!flow)
+		return put_flow(key, tag, after.word, until_ns, now_ns);
+	if (before.state == XDPFW_FLOW_NONE) {
+		/* One that is over, in its own place. */
+		before = standing_of(flow);
+		flow->created_ns = now_ns;
+		count_flow(COUNT_FLOW_CREATED);
+		if (before.word == after.word)
+			flow->until_ns = until_ns;
+	}
+	move_flow(flow, before, after, until_ns);
+	return 0;
+}
+
+/* Sets FIELD_STATE, where the packet has a state, and moves its flow on. A global function. Returns 0. */
 __attribute__((noinline)) int find_state(struct xdp_md *ctx, struct packet *p)
 {
-	asm volatile("" : : "r"(ctx));
-	if (!p)
+	struct scratch *scratch = scratch_of_cpu();
+	__u32 flags = 0;
+
+	if (!p || !scratch)
 		return 0;
-	p->value[XDPFW_FIELD_STATE] = p->family == XDPFW_FAMILY_OTHER || p->fragment == XDPFW_FRAGMENT_LATER ?
-				      XDPFW_PACKET_STATE_NONE : XDPFW_PACKET_STATE_NEW;
+	if (p->family == XDPFW_FAMILY_OTHER || p->fragment == XDPFW_FRAGMENT_LATER)
+		return 0;
+	p->value[XDPFW_FIELD_STATE] = XDPFW_PACKET_STATE_NEW;
+	if (p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP) {
+		flags = p->value[XDPFW_FIELD_DETAIL] - XDPFW_DETAIL_TCP;
+		/* It begins something, whatever there is: a flood of them costs nothing here. */
+		if ((flags & (FLOW_SYN | FLOW_ACK)) == FLOW_SYN)
+			return 0;
+	}
+	if (!flow_key_of(&scratch->flow_key, p, XDPFW_DIRECTION_SRC)) {
+		/* Where all errors are allowed, nobody asks. */
+		if (!CONSTANT(allow.icmp_errors) && is_related(ctx, p, scratch)) {
+			count_flow(COUNT_FLOW_RELATED);
+			p->value[XDPFW_FIELD_STATE] = XDPFW_PACKET_STATE_ESTABLISHED;
+		}
+		return 0;
+	}
+	p->flow_tag = flow_tag(&scratch->flow_key);
+	if (receive(&scratch->flow_key, p->flow_tag, (__u64)p->tcp_ack << 32 | flags) ||
+	    (p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP && has_socket(ctx, &scratch->flow_key)))
+		p->value[XDPFW_FIELD_STATE] = XDPFW_PACKET_STATE_ESTABLISHED;
 	return 0;
 }
 
-/* Of a packet of no flow that was passed up: what this side sends back is an answer. A global function. Returns 0. */
-__attribute__((noinline)) int note_incoming(const struct packet *p)
+/* Of a packet of no flow that goes on: what comes back to a datagram is an answer. */
+static __always_inline void note_incoming(const struct packet *p)
 {
-	asm volatile("" : : "r"(p));
-	return 0;
+	__u32 protocol = p->value[XDPFW_FIELD_PROTO];
+
+	if (p->value[XDPFW_FIELD_STATE] == XDPFW_PACKET_STATE_NEW &&
+	    (protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP))
+		put_incoming(p->flow_tag);
 }
 
-/* Of a packet that was passed on to another interface: to that one's other side, this side has sent. Returns 0. */
+/*
+ * Of a packet that was passed on to another interface, whose other side so gets a packet from this one. What XDP sends
+ * there the other program does not see. A global function. Returns 0.
+ */
 __attribute__((noinline)) int note_forwarded(const struct packet *p)
 {
-	asm volatile("" : : "r"(p));
-	return 0;
+	struct scratch *scratch = scratch_of_cpu();
+	__u32 flags = 0;
+
+	if (!p || !scratch || p->value[XDPFW_FIELD_STATE] == XDPFW_PACKET_STATE_NONE ||
+	    !flow_key_of(&scratch->flow_key, p, XDPFW_DIRECTION_DST))
+		return 0;
+	if (p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP)
+		flags = p->value[XDPFW_FIELD_DETAIL] - XDPFW_DETAIL_TCP;
+	return send(&scratch->flow_key, (__u64)p->tcp_seq << 32 | flags);
 }
 
 #endif

@@ -12,7 +12,6 @@
 enum {
 	SWEEP_INTERVAL_NS = 1000000000,
 	SERVICE_PROTOCOL_SHIFT = 16,
-	NS_PER_S = 1000000000,
 };
 
 static __always_inline __u64 leading_bits(__u32 count)

@@ -5,6 +5,11 @@
 
 #include "constants.h"
 
+enum {
+	IPV4_MULTICAST_HIGH = 0xe,	/* the first 4 bits of 224.0.0.0/4 */
+	IPV6_MULTICAST_HIGH = 0xff,	/* the first 8 bits of ff00::/8 */
+};
+
 /* An address from its highest bit down; IPv4 in the upper half of high. */
 struct address {
 	__u64 high;
@@ -18,8 +23,12 @@ struct packet {
 	__u32 ip_offset;			/* of the IP header, in the frame */
 	__u32 l4_offset;			/* of the upper-layer header, in the frame; 0: of a later fragment */
 	__u32 fragment_id;			/* of a fragment */
-	__u32 fragment_edge;			/* in its datagram's payload: where a first one ends, where a later one begins */
-	__u32 tcp_ack;				/* acknowledgement number, where flows are used */
+	/* Where flows are used: */
+	__u32 l4_bytes;				/* from the upper-layer header to the datagram's end */
+	__u32 tcp_seq;
+	__u32 tcp_ack;
+	__u32 echo_id;				/* of ICMP; of messages that have none, what is in its place */
+	__u64 flow_tag;				/* see flowtable.h; 0: there are no flows of its kind, or it begins one */
 	__u32 payload_offset;			/* of TCP or UDP, in the frame; where knocks are used */
 	__u32 payload_bytes;			/* up to the datagram's end */
 	__u32 is_spread;			/* 1: it is redirected, but to this host's own stack, on another CPU */
@@ -41,6 +50,14 @@ struct lookup {
 	__u32 set_class[XDPFW_DIRECTION_COUNT];
 };
 
+/* high: of a destination. True for multicast, and IPv4's broadcast on the link. */
+static __always_inline bool is_group(__u32 family, __u64 high)
+{
+	if (family == XDPFW_FAMILY_IPV4)
+		return high >> 60 == IPV4_MULTICAST_HIGH || high >> 32 == 0xffffffff;
+	return high >> 56 == IPV6_MULTICAST_HIGH;
+}
+
 /*
  * A packet of which nothing is known: each value says that there is no such field. Written out, as clang would build it
  * on the stack and copy it.
@@ -60,13 +77,16 @@ static __always_inline void clear(struct packet *p)
 	p->value[XDPFW_FIELD_DETAIL] = XDPFW_NO_DETAIL;
 	p->value[XDPFW_FIELD_ETHERTYPE] = 0;
 	p->value[XDPFW_FIELD_TTL] = XDPFW_NO_TTL;
+	if (CONSTANT(tracks)) {
+		p->flow_tag = 0;
+		p->value[XDPFW_FIELD_STATE] = XDPFW_PACKET_STATE_NONE;
+	}
 	if (CONSTANT(unusual_fields)) {
 		p->value[XDPFW_FIELD_VLAN] = XDPFW_NO_TAG;
 		p->value[XDPFW_FIELD_INNER_VLAN] = XDPFW_NO_TAG;
 		p->value[XDPFW_FIELD_LENGTH] = XDPFW_NO_LENGTH;
 		p->value[XDPFW_FIELD_DSCP] = XDPFW_NO_DSCP;
 		p->value[XDPFW_FIELD_KNOCKED] = 0;
-		p->value[XDPFW_FIELD_STATE] = XDPFW_PACKET_STATE_NONE;
 		p->value[XDPFW_FIELD_SRC_SETS] = 0;
 		p->value[XDPFW_FIELD_DST_SETS] = 0;
 	}

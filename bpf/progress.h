@@ -17,11 +17,8 @@
 #include "packet.h"
 
 enum {
-	NS_PER_MS = 1000000,
 	MARK_TRIES = 4,
 	NOT_FOUND = XDPFW_BUCKET_SLOTS,	/* beside the numbers of a bucket's slots */
-	IPV4_MULTICAST_HIGH = 0xe,	/* the first 4 bits of 224.0.0.0/4 */
-	IPV6_MULTICAST_HIGH = 0xff,	/* the first 8 bits of ff00::/8 */
 
 	/* What advance() returns: one of these, with the number of steps done from DONE_SHIFT on. */
 	ADVANCE_NOTHING = 0,
@@ -105,11 +102,7 @@ static __always_inline void mark(const struct packet *p, __u64 until_ns)
 /* Announcements to all on a link: a host makes them while it knocks. They are neither steps nor wrong. */
 static __always_inline bool is_to_group(const struct packet *p)
 {
-	__u64 high = p->address[XDPFW_DIRECTION_DST].high;
-
-	if (p->family == XDPFW_FAMILY_IPV4)
-		return high >> 60 == IPV4_MULTICAST_HIGH || high >> 32 == 0xffffffff;
-	return high >> 56 == IPV6_MULTICAST_HIGH;
+	return is_group(p->family, p->address[XDPFW_DIRECTION_DST].high);
 }
 
 static __always_inline struct xdpfw_beginnings *beginnings_of(__u64 hash)

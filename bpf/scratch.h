@@ -12,6 +12,7 @@
 #include <linux/tcp.h>
 #include <bpf/bpf_helpers.h>
 
+#include "abi_flow.h"
 #include "abi_knock.h"
 #include "blake2s.h"
 #include "packet.h"
@@ -120,6 +121,7 @@ struct scratch {
 	struct followed followed;
 	struct handshake handshake;
 	struct bpf_fib_lookup fib;
+	struct xdpfw_flow_key flow_key;
 	struct xdpfw_grant_key key;
 	struct xdpfw_grant grant;
 	struct xdpfw_grant extended;

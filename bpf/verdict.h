@@ -94,13 +94,11 @@ static __always_inline int finish(const struct packet *p, enum xdpfw_verdict ver
 		count(&verdicts, p->value[XDPFW_FIELD_INTERFACE] * XDPFW_VERDICT_COUNT + verdict, p->bytes);
 	if (CONSTANT(allow.fragments) && p->fragment == XDPFW_FRAGMENT_FIRST)
 		remember_first(p, verdict, reason, key);
-	if (CONSTANT(tracks) && p->value[XDPFW_FIELD_STATE] != XDPFW_PACKET_STATE_NONE) {
-		if (is_for_stack(p, verdict)) {
-			if (p->value[XDPFW_FIELD_STATE] == XDPFW_PACKET_STATE_NEW)
-				note_incoming(p);
-		} else if (verdict == XDPFW_VERDICT_REDIRECT) {
+	if (CONSTANT(tracks) && p->value[XDPFW_FIELD_STATE] != XDPFW_PACKET_STATE_NONE &&
+	    (verdict == XDPFW_VERDICT_PASS || verdict == XDPFW_VERDICT_REDIRECT)) {
+		if (!is_for_stack(p, verdict))
 			note_forwarded(p);
-		}
+		note_incoming(p);
 	}
 	if (CONSTANT(trace)) {
 		struct xdpfw_trace *last = bpf_map_lookup_elem(&trace, &zero);

@@ -74,7 +74,6 @@ def ipv4(
     ttl: int = 64,
     tos: int = 0,
     fragment: int = 0,
-    identification: int = 1,
     options: bytes = b"",
     version: int = 4,
     header_words: int | None = None,
@@ -83,7 +82,7 @@ def ipv4(
     """``fragment``: flags and offset, as on the wire. ``options`` is of a multiple of 4 bytes."""
     words = 5 + len(options) // 4 if header_words is None else header_words
     length = 20 + len(options) + len(payload) if total_length is None else total_length
-    first = (version << 4 | words, tos, length, identification, fragment, ttl, proto, 0)
+    first = (version << 4 | words, tos, length, 1, fragment, ttl, proto, 0)
     return struct.pack("!BBHHHBBHII", *first, src, dst) + options + payload
 
 
@@ -104,14 +103,13 @@ def ipv6(
     return first + src.to_bytes(16, "big") + dst.to_bytes(16, "big") + payload
 
 
-def extension(kind: int, next_header: int, *, length: int = 0, fragment: int = 0, identification: int = 1) -> bytes:
+def extension(kind: int, next_header: int, *, length: int = 0, fragment: int = 0) -> bytes:
     """One extension header of its shortest right size; of more with ``length``, its length byte.
 
-    ``fragment``: offset and flags of a fragment header, as on the wire; ``identification``: its own.
-    (RFC 8200 section 4, RFC 4302 section 2.2.)
+    ``fragment``: offset and flags of a fragment header, as on the wire. (RFC 8200 section 4, RFC 4302 section 2.2.)
     """
     if kind == FRAGMENT:
-        return struct.pack("!BBHI", next_header, length, fragment, identification)
+        return struct.pack("!BBHI", next_header, length, fragment, 1)
     if kind == AH:
         length = length or 1
         return struct.pack("!BB", next_header, length) + bytes((length + 2) * 4 - 2)
@@ -128,10 +126,17 @@ def extended(kinds: Sequence[int], payload: bytes = b"", last: int = TCP, *, fra
 
 
 def tcp(
-    sport: int = 40000, dport: int = 22, flags: int = SYN, *, options: bytes = b"", header_words: int | None = None
+    sport: int = 40000,
+    dport: int = 22,
+    flags: int = SYN,
+    *,
+    seq: int = 0,
+    ack: int = 0,
+    options: bytes = b"",
+    header_words: int | None = None,
 ) -> bytes:
     words = 5 + len(options) // 4 if header_words is None else header_words
-    return struct.pack("!HHIIBBHHH", sport, dport, 0, 0, words << 4, flags, 0xFFFF, 0, 0) + options
+    return struct.pack("!HHIIBBHHH", sport, dport, seq, ack, words << 4, flags, 0xFFFF, 0, 0) + options
 
 
 def udp(sport: int = 40000, dport: int = 22, *, length: int = 8) -> bytes:
@@ -144,8 +149,9 @@ def sctp(sport: int = 40000, dport: int = 22) -> bytes:
     return struct.pack("!HHII", sport, dport, 0, 0)
 
 
-def icmp(type: int = 8, code: int = 0) -> bytes:
-    return struct.pack("!BBHI", type, code, 0, 0)
+def icmp(type: int = 8, code: int = 0, *, rest: int = 0, body: bytes = b"") -> bytes:
+    """``rest``: the second four bytes; of an echo, its id is the upper half of them."""
+    return struct.pack("!BBHI", type, code, 0, rest) + body
 
 
 PORT_HEADERS: Final = {TCP: tcp, UDP: udp, UDPLITE: udp, SCTP: sctp, DCCP: sctp}

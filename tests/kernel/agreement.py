@@ -14,6 +14,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.knocks import identity
 from xdpfw.kernel import abi
+from xdpfw.kernel.flows import FlowTable
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
 from xdpfw.knock.keys import fingerprint
 from xdpfw.packet.notation import describe, parse_packet
@@ -110,6 +111,26 @@ class Agreement:
         wanted = {fingerprint(key): last for key, last in self.memory.spa_last_wall_ns.items() if last}
         assert times == wanted
 
+    def check_flows(self) -> None:
+        """The live flows are those that the reference has, each as far and as long."""
+        state = self.generation.state
+        if state is None or self.generation.egress is None or self.execute is not None:
+            return
+        found = {
+            flow[:6]: (flow.state.name.removeprefix("FLOW_"), *flow[9:])
+            for flow in FlowTable(state).live(self.now.boot_ns)
+        }
+        wanted = {
+            (int(key.family), key.proto, key.remote, key.remote_port, key.local, key.local_port): (
+                flow.state.name,
+                flow.until_ns,
+                flow.expected_ack,
+            )
+            for key, flow in self.memory.flows.items()
+            if flow.until_ns > self.now.boot_ns
+        }
+        assert found == wanted
+
     def counted(self, rule: str) -> int:
         """Packets that the kernel has counted for a rule."""
         numbers = {each.name: number for number, each in enumerate(self.policy.rules)}
@@ -194,3 +215,4 @@ def agreement(policy: ir.Policy) -> Iterator[Agreement]:
         yield both
         both.check_counters()
         both.check_knocks()
+        both.check_flows()

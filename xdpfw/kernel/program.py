@@ -318,6 +318,7 @@ class Generation:
         config.generation = number
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
         config.hash_secret = secret
+        config.flow_secret = _flow_secret(secret)
         knocks = image.knocks
         state_sizes = _state_sizes(config, is_full=not trace if full_size is None else full_size)
         for member, name in _MASKS.items():
@@ -534,7 +535,6 @@ class Generation:
         """Brings the state of a generation of its own back to the beginning: no grants, no progress, no last times."""
         if self.state is not None:
             self.state.clear()
-        self.maps.limit_totals.fill(bytes(self.maps.limit_totals.max_entries * self.maps.limit_totals.value_size))
 
     @property
     def traces(self) -> bool:
@@ -680,6 +680,13 @@ PROTECTED_PORT_WORDS: Final = 1 << 10
 def _port_bits(ranges: Sequence[tuple[int, int]]) -> bytes:
     bits = sum(((1 << high - low + 1) - 1) << low for low, high in ranges)
     return bits.to_bytes(PROTECTED_PORT_WORDS * 8, "little")
+
+
+def _flow_secret(secret: tuple[int, int]) -> list[int]:
+    """A word for each of a flow's key, the same for all generations."""
+    key = b"".join(word.to_bytes(8, "little") for word in secret)
+    derived = hashlib.blake2b(key=key, person=b"xdpfw flows", digest_size=abi.size_of("flow_key")).digest()
+    return [int.from_bytes(derived[at : at + 8], "little") for at in range(0, len(derived), 8)]
 
 
 def _random_secret() -> tuple[int, int]:

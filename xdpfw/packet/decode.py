@@ -88,8 +88,6 @@ class Packet:
     src: int | None = None  # 32 or 128 bits
     dst: int | None = None
     fragment: Fragment | None = None
-    fragment_id: int | None = None  # of a fragment
-    fragment_edge: int | None = None  # bytes of the datagram's payload: where a first one ends, a later one begins
     length: int | None = None  # IP total length in bytes; IPv6: payload length + 40
     ttl: int | None = None  # or hop limit
     dscp: int | None = None
@@ -98,8 +96,11 @@ class Packet:
     sport: int | None = None
     dport: int | None = None
     tcp_flags: int | None = None  # FIN = bit 0 .. CWR = bit 7
+    tcp_seq: int | None = field(default=None, compare=False)
+    tcp_ack: int | None = field(default=None, compare=False)
     icmp_type: int | None = None  # of ICMP in IPv4 and ICMPv6 in IPv6
     icmp_code: int | None = None
+    icmp_rest: bytes | None = field(default=None, repr=False, compare=False)  # behind the checksum, without padding
     udp_length: int | None = None  # as UDP's own header has it
     payload: bytes | None = field(default=None, repr=False)  # of TCP and UDP: behind the header, without padding
 
@@ -150,13 +151,10 @@ def _ipv4(packet: Packet, data: bytes) -> Packet | Invalid:
     if total_bytes > len(data):
         return Invalid("invalid.ipv4_length")
     more_fragments = bool(_u16(data, 6) & 0x2000)
-    edge = None
     if _u16(data, 6) & 0x1FFF:
         fragment = Fragment.LATER
-        edge = (_u16(data, 6) & 0x1FFF) * 8
     elif more_fragments:
         fragment = Fragment.FIRST
-        edge = total_bytes - header_bytes
     else:
         fragment = Fragment.NONE
     packet = replace(
@@ -165,8 +163,6 @@ def _ipv4(packet: Packet, data: bytes) -> Packet | Invalid:
         src=int.from_bytes(data[12:16]),
         dst=int.from_bytes(data[16:20]),
         fragment=fragment,
-        fragment_id=None if edge is None else _u16(data, 4),
-        fragment_edge=edge,
         length=total_bytes,
         ttl=data[8],
         dscp=data[1] >> 2,
@@ -190,7 +186,6 @@ def _ipv6(packet: Packet, data: bytes) -> Packet | Invalid:
     at = 40
     walked = 0
     fragment = Fragment.NONE
-    fragment_id = edge = None
     options = False
     while next_header in EXTENSION_HEADERS:
         if walked == MAX_EXTENSION_HEADERS:
@@ -203,12 +198,8 @@ def _ipv6(packet: Packet, data: bytes) -> Packet | Invalid:
             header_bytes = 8
             if _u16(data, at + 2) & 0xFFF8:
                 fragment = Fragment.LATER
-                edge = _u16(data, at + 2) & 0xFFF8
-                fragment_id = int.from_bytes(data[at + 4 : at + 8])
             elif data[at + 3] & 1:
                 fragment = Fragment.FIRST
-                edge = total_bytes - at - 8
-                fragment_id = int.from_bytes(data[at + 4 : at + 8])
         elif next_header == PROTO_AH:
             header_bytes = (data[at + 1] + 2) * 4
             options = True
@@ -227,8 +218,6 @@ def _ipv6(packet: Packet, data: bytes) -> Packet | Invalid:
         src=int.from_bytes(data[8:24]),
         dst=int.from_bytes(data[24:40]),
         fragment=fragment,
-        fragment_id=fragment_id,
-        fragment_edge=edge,
         length=total_bytes,
         ttl=data[7],
         dscp=_u16(data, 0) >> 6 & 0x3F,
@@ -253,13 +242,14 @@ def _transport(packet: Packet, data: bytes) -> Packet | Invalid:
             return Invalid("invalid.tcp_offset")
         if header_bytes > len(data):
             return cut_short
-        return replace(packet, tcp_flags=data[13], payload=data[header_bytes:])
+        seq, ack = int.from_bytes(data[4:8]), int.from_bytes(data[8:12])
+        return replace(packet, tcp_flags=data[13], tcp_seq=seq, tcp_ack=ack, payload=data[header_bytes:])
     if packet.proto == PROTO_UDP:
         return replace(packet, udp_length=_u16(data, 4), payload=data[8:])
     if has_icmp_header(packet.family, packet.proto):
         if len(data) < ICMP_HEADER_BYTES:
             return cut_short
-        return replace(packet, icmp_type=data[0], icmp_code=data[1])
+        return replace(packet, icmp_type=data[0], icmp_code=data[1], icmp_rest=data[4:])
     return packet
 
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family
 from xdpfw.packet.decode import Packet
-
-if TYPE_CHECKING:
-    from xdpfw.reference.fragments import Datagram, First
-    from xdpfw.reference.limits import Bucket
 
 MAX_GRANTS: Final = 65536
 MAX_UNSIGNED_GRANTS: Final = 49152
@@ -93,6 +89,38 @@ class Grant(NamedTuple):
     key: ir.SpaKey | None = None
 
 
+class FlowState(enum.Enum):
+    SYN_SENT = enum.auto()  # TCP: this side has sent a SYN, and nothing came back
+    HALF_OPEN = enum.auto()  # TCP: this side has answered a SYN, and its answer is not acknowledged
+    ESTABLISHED = enum.auto()
+    CLOSING = enum.auto()  # TCP: a FIN was there
+    CLOSED = enum.auto()  # TCP: a RST was there
+    UNREPLIED = enum.auto()  # others: sent by this side, and nothing came since
+    REPLIED = enum.auto()  # others: both sides have sent
+
+
+class FlowKey(NamedTuple):
+    """``remote`` is the source of the packets that come in.
+
+    Of an ICMP echo, ``local_port`` is its id, ``remote_port`` the type of the messages that come in.
+    """
+
+    family: Family
+    proto: int
+    remote: int
+    remote_port: int
+    local: int
+    local_port: int
+
+
+class Flow(NamedTuple):
+    """Lasts before ``until_ns``, not at it. ``expected_ack``: of HALF_OPEN, the acknowledgement that confirms it."""
+
+    state: FlowState
+    until_ns: int
+    expected_ack: int = 0
+
+
 class EventKind(enum.StrEnum):
     STEP = "step"
     RESET = "reset"
@@ -135,8 +163,7 @@ class Memory:
     grants: dict[GrantKey, Grant] = field(default_factory=dict)
     spa_last_wall_ns: dict[bytes, int] = field(default_factory=dict)  # by key; initially 0
     swept_ns: int = 0
-    full_at: dict[Bucket, int] = field(default_factory=dict)
-    fragments: dict[Datagram, First] = field(default_factory=dict)
+    flows: dict[FlowKey, Flow] = field(default_factory=dict)
 
     def copy(self) -> Memory:
         return Memory(
@@ -146,8 +173,7 @@ class Memory:
             dict(self.grants),
             dict(self.spa_last_wall_ns),
             self.swept_ns,
-            dict(self.full_at),
-            dict(self.fragments),
+            dict(self.flows),
         )
 
     def holds(self, source: Source, knock: ir.Knock, service: Service, now: Instant) -> bool:
