@@ -190,11 +190,12 @@ class Firewall:
     def _index(self, interface: str, home: Namespace | None) -> int:
         return int((home or self.home).link(interface)["ifindex"])
 
-    def objects(self) -> set[tuple[str, int]]:
-        """Kind and id of all that is pinned, as bpftool sees it, and which the kernel still has."""
+    def objects(self, below: str = "") -> set[tuple[str, int]]:
+        """Kind and id of all that is pinned ``below``, as bpftool sees it, and which the kernel still has."""
         found = set()
-        for path in (path for path in self.pins.root.rglob("*") if path.is_file()):
-            kind = "link" if path.parent.name == "links" else "prog" if path.name == "program" else "map"
+        for path in (path for path in (self.pins.root / below).rglob("*") if path.is_file()):
+            is_link, is_program = path.parent.name in ("links", "egress"), path.name in ("program", "egress")
+            kind = "link" if is_link else "prog" if is_program else "map"
             found.add((kind, int(bpftool(kind, "show", "pinned", str(path))["id"])))
         return found
 

@@ -12,19 +12,20 @@ import contextlib
 import dataclasses
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from xdpfw import forwarding, statekeeping
+from xdpfw import forwarding, interfacenotes, statekeeping
 from xdpfw.compiler import ir, rulestables
 from xdpfw.compiler.image import MapImage
 from xdpfw.compiler.knocks import identity
 from xdpfw.compiler.rulestables import RulesTables
 from xdpfw.errors import AttachError, KernelError, Position, UsageError
-from xdpfw.kernel.features import strips_vlan_tags, takes_redirects
-from xdpfw.kernel.interface import InterfaceInfo, Link, Mode, attach, attached, find, foreign_hint, name_of, namespace
+from xdpfw.kernel import egress
+from xdpfw.kernel.egress import Egress, Hook
+from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.program import Generation, Program, object_digest
@@ -65,12 +66,18 @@ class Applied:
 
 
 class Controller:
-    """One instance of the firewall, whose interfaces are in one network namespace (None: the caller's)."""
+    """One instance of the firewall, whose interfaces are in one network namespace (None: the caller's).
 
-    def __init__(self, pins: Pins, netns: str | None = None, clock: Clock = time.time) -> None:
+    ``hook``: how what they send is seen; None takes the kernel's best.
+    """
+
+    def __init__(
+        self, pins: Pins, netns: str | None = None, clock: Clock = time.time, hook: Hook | None = None
+    ) -> None:
         self._pins = pins
         self._netns = netns
         self._clock = clock
+        self._hook = hook
 
     def apply(self, policy: ir.Policy, image: MapImage, source: Source) -> Applied:
         """Makes the policy so, atomically.
@@ -85,13 +92,13 @@ class Controller:
             targets = [_find_target(policy, name) for name in image.targets]
             forwarding.check_cpus(policy)
             meta = self._metadata(policy, image, source, interfaces, targets)
-            notes = _vlan_notes(policy, interfaces) + _generic_notes(policy, interfaces)
+            notes = interfacenotes.vlan_notes(policy, interfaces) + interfacenotes.generic_notes(policy, interfaces)
             notes += forwarding.tag_notes(policy, interfaces)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
-                notes += _target_notes(image.targets, targets, interfaces)
+                notes += interfacenotes.target_notes(image.targets, targets, interfaces)
                 notes += forwarding.set_routes(self._pins.generation(state.number), policy, interfaces)
-                return Applied(state.number, changed=False, modes=_modes(interfaces), notes=notes)
+                return Applied(state.number, changed=False, modes=interfacenotes.modes(interfaces), notes=notes)
             with self._pins.new_generation() as (number, directory):
                 inherited = opened.enter_context(statekeeping.inherited(self._pins))
                 if inherited is None and self._pins.state.exists():
@@ -111,15 +118,15 @@ class Controller:
                 metadata.pin(directory, meta, source.files, kept)
             try:
                 with statekeeping.handed_down(self._pins, generation, inherited):
-                    notes += self._switch(policy, interfaces, generation.program, state)
+                    notes += self._switch(policy, interfaces, generation, state)
             except BaseException:
                 self._pins.remove_generation(number)
                 raise
-            self._release({info.ifindex for info in interfaces}, state)
+            self._release({info.ifindex for info in interfaces}, generation, state)
             self._retire(number, meta)
-            notes += _target_notes(image.targets, targets, interfaces)
+            notes += interfacenotes.target_notes(image.targets, targets, interfaces)
             notes += forwarding.set_routes(self._pins.generation(number), policy, interfaces)
-            return Applied(number, changed=True, modes=_modes(interfaces), notes=notes)
+            return Applied(number, changed=True, modes=interfacenotes.modes(interfaces), notes=notes)
 
     def earlier_rules(self, policy: ir.Policy, rules_digest: str) -> RulesTables | None:
         """What the rules in force were compiled to, if they are the same and so is the compiler.
@@ -189,8 +196,22 @@ class Controller:
                 with Link.open(str(path)) as link:
                     if link.ifindex:
                         link.detach()
+            with self._home(), contextlib.ExitStack() as opened:
+                for each in egress.held(self._pins, opened):
+                    each.detach()
             self._pins.remove()
         return names
+
+    @contextlib.contextmanager
+    def _home(self) -> Iterator[None]:
+        """In the namespace of the interfaces, if it is there: filters, unlike links, can be taken off only there."""
+        name = self._netns
+        with contextlib.suppress(*_NOT_READABLE):
+            name = name or metadata.read(self._pins.generation(max(self._pins.generations()))).netns
+        with contextlib.ExitStack() as entered:
+            with contextlib.suppress(KernelError):
+                entered.enter_context(namespace(name))
+            yield
 
     def _find_free(self, interface: ir.Interface, state: _State) -> InterfaceInfo:
         """Refuses before anything is loaded what would fail later."""
@@ -216,7 +237,18 @@ class Controller:
             dataclasses.replace(meta, policy_file=before.policy_file, applied_at=before.applied_at) == before
             and state.links.keys() == {interface.ifindex for interface in meta.interfaces}
             and {state.programs[held.link.program_id].number for held in state.links.values()} == {state.number}
+            and self._is_seen(state)
         )
+
+    def _is_seen(self, state: _State) -> bool:
+        """Whether the program in force for what is sent is where it should be, and nowhere else."""
+        assert state.number is not None
+        wanted: dict[int, int | None] = {}
+        path = self._pins.generation(state.number) / "egress"
+        if path.exists():
+            with Program.open(str(path)) as program:
+                wanted = dict.fromkeys(state.links, program.id)
+        return wanted == {ifindex: each.program_id for ifindex, each in state.egress.items()}
 
     def _metadata(
         self,
@@ -252,11 +284,19 @@ class Controller:
         )
 
     def _switch(
-        self, policy: ir.Policy, interfaces: list[InterfaceInfo], program: Program, state: _State
+        self, policy: ir.Policy, interfaces: list[InterfaceInfo], generation: Generation, state: _State
     ) -> tuple[str, ...]:
-        """Puts the program in force on every interface, or leaves all as they were."""
+        """Puts the generation in force on every interface, or leaves all as they were.
+
+        What is sent is seen before anything depends on it.
+        """
         notes = []
+        program = generation.program
         with contextlib.ExitStack() as undo:
+            if generation.egress is not None:
+                for interface, info in zip(policy.interfaces, interfaces, strict=True):
+                    with _told_at(interface.position):
+                        self._see(info, generation.egress, state.egress.get(info.ifindex), undo)
             for interface, info in zip(policy.interfaces, interfaces, strict=True):
                 # What is to be undone is noted before it is done: a signal may come in between.
                 held = state.links.get(info.ifindex)
@@ -277,13 +317,26 @@ class Controller:
             undo.pop_all()
         return tuple(notes)
 
+    def _see(self, info: InterfaceInfo, program: Program, present: Egress | None, undo: contextlib.ExitStack) -> None:
+        """Puts the program at an interface's way out; ``undo`` gets what takes it back."""
+        if present is None:
+            undo.callback(egress.take_off, self._pins, info.ifindex)
+            egress.attach(info, program, self._pins, self._hook)
+        elif present.program_id is not None:
+            before = undo.enter_context(Program.by_id(present.program_id))
+            undo.callback(present.replace, before)
+            present.replace(program)
+
     @staticmethod
-    def _release(kept: set[int], state: _State) -> None:
-        """Lets go of interfaces that the policy does not name any more."""
+    def _release(kept: set[int], generation: Generation, state: _State) -> None:
+        """Lets go of interfaces that the policy does not name any more, and does not look at what it has no use for."""
         for ifindex, held in state.links.items():
             if ifindex not in kept:
                 held.link.detach()
                 held.pin.unlink()
+        for ifindex, each in state.egress.items():
+            if ifindex not in kept or generation.egress is None:
+                each.detach()
 
     def _retire(self, number: int, meta: Metadata) -> None:
         """Hands the totals and names of the generations before on to the new one, and removes them."""
@@ -314,9 +367,13 @@ class _PinnedProgram:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """``links`` by interface index, ``programs`` by program id, ``number`` of the generation in force (None: none)."""
+    """``links`` and ``egress`` by interface index, ``programs`` by program id, ``number`` of the generation in force.
+
+    ``number`` is None where nothing is in force. ``egress`` is where what is sent is seen.
+    """
 
     links: dict[int, _HeldLink]
+    egress: dict[int, Egress]
     programs: dict[int, _PinnedProgram]
     number: int | None
 
@@ -330,7 +387,8 @@ class _State:
             programs[program.id] = _PinnedProgram(program, number)
         running = [programs[held.link.program_id].number for held in links.values() if held.link.program_id in programs]
         # With all interfaces gone, nothing runs, but what was counted is to be carried on.
-        return cls(links, programs, max(running or pins.generations(), default=None))
+        seen = {index: each for each in egress.held(pins, opened) if (index := each.ifindex)}
+        return cls(links, seen, programs, max(running or pins.generations(), default=None))
 
     @classmethod
     def read(cls, pins: Pins, opened: contextlib.ExitStack) -> _State:
@@ -340,6 +398,10 @@ class _State:
             with Link.open(str(path)) as link:
                 if not link.ifindex:
                     path.unlink()
+        with contextlib.ExitStack() as looked_at:
+            for each in egress.held(pins, looked_at):
+                if not each.ifindex:
+                    each.detach()
         state = cls.look(pins, opened)
         _pin_under_present_names(pins, state.links)
         if state.number is not None:
@@ -411,51 +473,3 @@ def _holder(pins: Pins, info: InterfaceInfo) -> str:
                     if (link.ifindex, link.program_id) == holder:
                         return f"instance {other} of xdpfw is on it: xdpfw detach --instance {other} takes it off"
     return foreign_hint(info)
-
-
-def _modes(interfaces: list[InterfaceInfo]) -> dict[str, str]:
-    running = {info.name: attached(info.ifindex) for info in interfaces}
-    return {name: str(found.mode) for name, found in running.items() if found is not None and found.mode is not None}
-
-
-def _generic_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
-    """Where ``auto`` has fallen back earlier: a link keeps its mode."""
-    return tuple(
-        f"{info.name} runs in generic mode (native is tried when the firewall is attached anew: "
-        "xdpfw detach, then apply)"
-        for interface, info in zip(policy.interfaces, interfaces, strict=True)
-        if interface.mode is ir.AttachMode.AUTO and info.attached and info.attached.mode is Mode.GENERIC
-    )
-
-
-def _target_notes(names: Sequence[str], targets: list[int], interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
-    """Targets whose drivers take no frames from native XDP, as they are now: after the switch."""
-    if "native" not in _modes(interfaces).values():
-        return ()
-    return tuple(
-        f"redirects to {name} are lost: its driver takes no frames from native XDP as it is now "
-        "(a veth does once its other end runs an XDP program, or has GRO on: ethtool -K PEER gro on)"
-        for name, ifindex in zip(names, targets, strict=True)
-        if takes_redirects(ifindex) is False
-    )
-
-
-def _vlan_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
-    matches = [match for rule in policy.rules for match in (rule.match, rule.unless) if match is not None]
-    if all(match.vlan is None and match.inner_vlan is None for match in matches):
-        return ()
-    return tuple(note for info in interfaces if (note := _vlan_note(info)) is not None)
-
-
-def _vlan_note(info: InterfaceInfo) -> str | None:
-    # A veth's receive side takes nothing out: what its other end offloads never was in the frame.
-    if info.kind == "veth":
-        return (
-            f"{info.name} is a veth: rules on vlan see tags if its other end puts them in: ethtool -K PEER txvlan off"
-        )
-    if strips_vlan_tags(info.name):
-        return (
-            f"{info.name} takes VLAN tags out of frames before XDP sees them, and rules on vlan find none: "
-            f"ethtool -K {info.name} rxvlan off"
-        )
-    return None

@@ -32,7 +32,8 @@ from tests.wire import parsed
 from xdpfw.compiler.image import compile_policy
 from xdpfw.controller import Applied, Controller, Source
 from xdpfw.errors import AttachError, KernelError, UsageError
-from xdpfw.kernel import program
+from xdpfw.kernel import egress, program
+from xdpfw.kernel.egress import FilterEgress, Hook, TcxEgress
 from xdpfw.kernel.features import takes_redirects
 from xdpfw.kernel.interface import Link, attached, find, namespace
 from xdpfw.kernel.libbpf import BpfObject
@@ -47,13 +48,17 @@ from xdpfw.observe.status import Status
 pytestmark = pytest.mark.needs("privileges", "bpffs", "data plane")
 
 INTERFACES = ("fw0", "fw1")
-FIRST = policy("{name: udp, match: {proto: udp}, action: pass}", interfaces=INTERFACES)
+FIRST = policy(
+    "{name: udp, match: {proto: udp}, action: pass}",
+    interfaces=INTERFACES,
+    allow="{established: false, icmp_errors: false}",
+)
 SECOND = policy(
     "{name: tcp, match: {proto: tcp}, action: pass}",
     interfaces=INTERFACES,
     extra="knocks: {ssh: {sequence: [7000/tcp, 9000/udp, 8000/tcp], opens: [22/tcp]}}\n",
 )
-"""One has state, and the other has none."""
+"""One follows flows and has knocks, the other neither."""
 
 CHANGES = {"unlink", "rename", "mkdir", "rmdir"}
 """Of files: system calls."""
@@ -68,6 +73,13 @@ STEPS = {
         ArrayMap.fill,
         Generation.load,
         metadata.pin,
+        egress.attach,
+        egress.take_off,
+        TcxEgress.replace,
+        TcxEgress.detach,
+        FilterEgress.replace,
+        FilterEgress.detach,
+        FilterEgress._find,
     )
 }
 """Functions of ours that change what is in the kernel, or are about to."""
@@ -78,17 +90,27 @@ class Home:
     namespace: Namespace
     peer: Namespace
     pins: Pins
+    hook: Hook
 
     def apply(self, text: str) -> Applied:
         loaded = parsed(text)
         source = Source("policy.yaml", {"policy.yaml": text}, digest=text, rules_digest=text)
-        return Controller(self.pins, self.namespace.name).apply(loaded, compile_policy(loaded), source)
+        return Controller(self.pins, self.namespace.name, hook=self.hook).apply(loaded, compile_policy(loaded), source)
 
     def programs(self) -> dict[str, int | None]:
         """The id of the program that each interface runs."""
         with namespace(self.namespace.name):
             found = {name: attached(find(name).ifindex) for name in INTERFACES}
         return {name: each and each.program_id for name, each in found.items()}
+
+    def seen(self) -> dict[str, int | None]:
+        """The id of the program that sees what each interface sends."""
+        with namespace(self.namespace.name), contextlib.ExitStack() as opened:
+            found = {each.ifindex: each.program_id for each in egress.held(self.pins, opened)}
+            return {name: found[index] for name in INTERFACES if (index := find(name).ifindex) in found}
+
+    def filters(self) -> str:
+        return "".join(self.namespace.run("tc", "filter", "show", "dev", name, "egress").stdout for name in INTERFACES)
 
     def tree(self) -> set[str]:
         return {str(path.relative_to(self.pins.root)) for path in self.pins.root.rglob("*") if path.is_file()}
@@ -98,7 +120,14 @@ class Home:
         (number,) = self.pins.generations()
         with Program.open(str(self.pins.generation(number) / "program")) as program:
             assert set(self.programs().values()) == {program.id}
-        assert {path.split("/")[0] for path in self.tree()} == {"generations", "links", "state"}
+        sees = self.pins.generation(number) / "egress"
+        if sees.exists():
+            with Program.open(str(sees)) as program:
+                assert self.seen() == dict.fromkeys(INTERFACES, program.id)
+        else:
+            assert self.pins.egress_records() == {}
+            assert "xdpfw" not in self.filters()
+        assert {path.split("/")[0] for path in self.tree()} - {"egress"} == {"generations", "links", "state"}
         state = {path.removeprefix("state/") for path in self.tree() if path.startswith("state/")}
         assert state - {"names"} == set(STATE_MAPS)
         assert {path for path in self.tree() if path.startswith("links/")} == {"links/fw0", "links/fw1"}
@@ -111,12 +140,25 @@ class Home:
 
 
 @pytest.fixture
-def home(bpffs: Path) -> Iterator[Home]:
+def hook() -> Hook:
+    """The kernel's best."""
+    with egress.null_program() as program:
+        return egress.best_hook(program)
+
+
+both_hooks = pytest.mark.parametrize("hook", Hook)
+
+
+@pytest.fixture
+def home(bpffs: Path, hook: Hook) -> Iterator[Home]:
+    with egress.null_program() as program:
+        if hook is Hook.TCX and egress.best_hook(program) is not hook:
+            pytest.skip("this kernel has no TCX: Linux 6.6 has")
     with network() as net:
         home, peer = net.namespace("home", ipv6=False), net.namespace("peer", ipv6=False)
         for number, name in enumerate(INTERFACES):
             net.pair(home, name, peer, f"eth{number}")
-        made = Home(home, peer, Pins("default", bpffs))
+        made = Home(home, peer, Pins("default", bpffs), hook)
         yield made
         with contextlib.suppress(UsageError):
             Controller(made.pins).detach()
@@ -168,6 +210,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@both_hooks
 def test_apply_after_apply_was_killed_at_any_step(home: Home) -> None:
     home.apply(FIRST)
     number = 0
@@ -183,6 +226,14 @@ def test_apply_after_apply_was_killed_at_any_step(home: Home) -> None:
     assert number > len(STEPS)
 
 
+def check_bare(home: Home) -> None:
+    """Nothing of ours is on the interfaces."""
+    assert set(home.programs().values()) == {None}
+    assert home.seen() == {}
+    for name in INTERFACES:
+        assert "clsact" not in home.namespace.run("tc", "qdisc", "show", "dev", name).stdout
+
+
 def check_report(home: Home) -> None:
     """Status and statistics tell of the newest policy that an interface runs, not of one that is only there."""
     status, statistics = Status.read(home.pins), Statistics.read(home.pins)
@@ -193,34 +244,37 @@ def check_report(home: Home) -> None:
     assert statistics.meta.source_digest == status.source_digest
 
 
+@both_hooks
 def test_apply_after_the_first_apply_was_killed_at_any_step(home: Home) -> None:
     number = 0
     survived = False
     while not survived:
         number += 1
-        survived = survives(lambda: home.apply(FIRST), number)
-        home.apply(FIRST)
+        survived = survives(lambda: home.apply(SECOND), number)
+        home.apply(SECOND)
         home.check_whole()
         Controller(home.pins).detach()
-        assert set(home.programs().values()) == {None}
+        check_bare(home)
 
 
+@both_hooks
 def test_apply_and_detach_after_detach_was_killed_at_any_step(home: Home) -> None:
     number = 0
     survived = False
     while not survived:
         number += 1
-        home.apply(FIRST)
+        home.apply(SECOND)
         survived = survives(Controller(home.pins).detach, number)
         if number % 2:
-            home.apply(FIRST)
+            home.apply(SECOND)
             home.check_whole()
         if home.pins.root.exists():
             Controller(home.pins).detach()
-        assert set(home.programs().values()) == {None}
+        check_bare(home)
         assert not home.pins.root.exists()
 
 
+@both_hooks
 def test_apply_interrupted_at_any_step_leaves_one_policy_or_the_other(home: Home) -> None:
     home.apply(FIRST)
     number = 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from xdpfw.errors import KernelError
-from xdpfw.kernel import abi
+from xdpfw.kernel import abi, egress
 from xdpfw.kernel.interface import ARPHRD_ETHER, ARPHRD_LOOPBACK, InterfaceInfo, Link, Mode, attached, find
 from xdpfw.kernel.libbpf import PRIVILEGES_HINT, check, ffi, libbpf, options, program_name
 from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap
@@ -76,6 +76,7 @@ def system(bpffs: Path = BPFFS) -> list[Check]:
         test_run,
         data_plane,
         syn_cookies,
+        way_out,
         btf,
         statistics,
     )
@@ -197,6 +198,18 @@ def syn_cookies() -> Check:
         return "SYNs can be answered with cookies (protect)"
 
     return dataclasses.replace(_try("SYN cookies", probe), required=False)
+
+
+def way_out() -> Check:
+    """How what interfaces send is seen, which policies that follow flows need."""
+
+    def probe() -> str:
+        with egress.null_program() as program:
+            if egress.best_hook(program) is egress.Hook.TCX:
+                return "flows are followed by TCX links"
+            return "flows are followed by filters of clsact: this kernel has no TCX (Linux 6.6 has)"
+
+    return _try("way out", probe)
 
 
 def btf() -> Check:

@@ -5,6 +5,7 @@
                                                   meta, source           what it was made from (Blob)
                              generations/new-<number>/                   one that is being put together, or removed
                              links/<interface>                           XDP links
+                             egress/<ifindex>                            what sees them send (xdpfw.kernel.egress)
                              state/grants, events, ...                   what outlives generations (xdpfw.kernel.state)
 
 A generation is there once its directory has its number: one rename puts it there whole. bpffs keeps names with a dot
@@ -115,6 +116,19 @@ class Pins:
         """Pinned links by interface."""
         return {_interface(name): self.links_directory / name for name in _names(self.links_directory)}
 
+    @property
+    def _egress_directory(self) -> Path:
+        return self.root / "egress"
+
+    def egress_record(self, ifindex: int) -> Path:
+        """What is to stand for our program at the way out of this interface: a link, or a directory."""
+        _make(self._egress_directory)
+        return self._egress_directory / str(ifindex)
+
+    def egress_records(self) -> dict[int, Path]:
+        """Those that are there, by interface index as it was when they were made."""
+        return {int(name): self._egress_directory / name for name in _names(self._egress_directory)}
+
     def generation(self, number: int) -> Path:
         return self._generations_directory / str(number)
 
@@ -218,6 +232,8 @@ class Pins:
             os.close(descriptor)
 
     def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):  # none is there where nothing that is sent is seen
+            self._egress_directory.rmdir()
         with contextlib.suppress(OSError):
             for directory in (self._generations_directory, self.links_directory, self.root, self.root.parent):
                 directory.rmdir()

@@ -175,6 +175,11 @@ class FillLevel(NamedTuple):
 class Program(BpfObject):
     """A program, ours or found in bpffs."""
 
+    @classmethod
+    def by_id(cls, number: int) -> Self:
+        """Raises KernelError, with ENOENT where it is gone."""
+        return cls(check(libbpf().bpf_prog_get_fd_by_id(number), "open", f"program {number}"))
+
     @property
     def id(self) -> int:
         return int(object_info(self._fd, "bpf_prog_info").id)
