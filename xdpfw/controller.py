@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from xdpfw import forwarding, interfacenotes, statekeeping
+from xdpfw import cookies, forwarding, interfacenotes, statekeeping
 from xdpfw.compiler import ir, rulestables
 from xdpfw.compiler.image import MapImage
 from xdpfw.compiler.knocks import identity
@@ -29,6 +29,7 @@ from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, 
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.program import Generation, Program, object_digest
+from xdpfw.kernel.sysctl import Syncookies
 from xdpfw.knock.keys import fingerprint
 from xdpfw.observe import metadata, names, totals
 from xdpfw.observe.metadata import InterfaceMeta, KnockMeta, Metadata, RuleMeta, SetMeta
@@ -91,9 +92,13 @@ class Controller:
             interfaces = [self._find_free(interface, state) for interface in policy.interfaces]
             targets = [_find_target(policy, name) for name in image.targets]
             forwarding.check_cpus(policy)
-            meta = self._metadata(policy, image, source, interfaces, targets)
+            before, syncookies = cookies.before(self._pins, state.number), None
             notes = interfacenotes.vlan_notes(policy, interfaces) + interfacenotes.generic_notes(policy, interfaces)
             notes += forwarding.tag_notes(policy, interfaces)
+            if policy.protect_syn:
+                syncookies, told = opened.enter_context(cookies.wanted(before))
+                notes += told
+            meta = self._metadata(policy, image, source, interfaces, targets, syncookies)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 notes += interfacenotes.target_notes(image.targets, targets, interfaces)
@@ -126,6 +131,8 @@ class Controller:
             self._retire(number, meta)
             notes += interfacenotes.target_notes(image.targets, targets, interfaces)
             notes += forwarding.set_routes(self._pins.generation(number), policy, interfaces)
+            if before is not None and syncookies is None:
+                notes += cookies.put_back(self._pins, before)
             return Applied(number, changed=True, modes=interfacenotes.modes(interfaces), notes=notes)
 
     def earlier_rules(self, policy: ir.Policy, rules_digest: str) -> RulesTables | None:
@@ -197,9 +204,12 @@ class Controller:
                     if link.ifindex:
                         link.detach()
             with self._home(), contextlib.ExitStack() as opened:
+                left = cookies.left_by(self._pins)
                 for each in egress.held(self._pins, opened):
                     each.detach()
-            self._pins.remove()
+                self._pins.remove()
+                if left is not None:
+                    cookies.put_back(self._pins, left)
         return names
 
     @contextlib.contextmanager
@@ -257,6 +267,7 @@ class Controller:
         source: Source,
         interfaces: list[InterfaceInfo],
         targets: list[int],
+        syncookies: Syncookies | None,
     ) -> Metadata:
         return Metadata(
             policy_file=source.file,
@@ -281,6 +292,7 @@ class Controller:
                 KnockMeta.of(knock, identity(knock.name), lambda key: fingerprint(key.key)) for knock in policy.knocks
             ),
             rules_digest=source.rules_digest,
+            syncookies=syncookies,
         )
 
     def _switch(

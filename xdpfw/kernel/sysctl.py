@@ -51,18 +51,19 @@ def present_namespace() -> int:
 
 
 @contextlib.contextmanager
-def always(known: Syncookies | None) -> Iterator[Syncookies | None]:
-    """Sets it to ALWAYS; yields what is to be put back one day, which is ``known`` where that was said before.
+def always(known: Syncookies | None) -> Iterator[Syncookies]:
+    """Sets it to ALWAYS; yields what to put back one day. Where the context raises, it is put back at once.
 
-    None: it was so already. Raises KernelError. Where the context raises, it is put back at once.
+    ``known``: what this firewall had to put back before. Raises KernelError.
     """
-    found = syncookies()
+    found, here = syncookies(), present_namespace()
     if found == ALWAYS:
-        yield known
+        yield known if known and known.namespace == here else Syncookies(found, here)
         return
     set_syncookies(ALWAYS)
     try:
-        yield known or Syncookies(found, present_namespace())
+        is_known = known is not None and known.namespace == here and known.before != ALWAYS
+        yield known if known and is_known else Syncookies(found, here)
     except BaseException:
         with contextlib.suppress(KernelError):
             set_syncookies(found)
@@ -71,7 +72,7 @@ def always(known: Syncookies | None) -> Iterator[Syncookies | None]:
 
 def put_back(known: Syncookies) -> bool:
     """Sets it to what it was, unless somebody has changed it since or this is another namespace; True if it did."""
-    if known.namespace != present_namespace() or syncookies() != ALWAYS:
+    if known.before == ALWAYS or known.namespace != present_namespace() or syncookies() != ALWAYS:
         return False
     set_syncookies(known.before)
     return True

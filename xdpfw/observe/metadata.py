@@ -17,6 +17,7 @@ from socket import IPPROTO_TCP
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from xdpfw.kernel.maps import Blob
+from xdpfw.kernel.sysctl import Syncookies
 
 if TYPE_CHECKING:
     from xdpfw.compiler import ir
@@ -130,6 +131,7 @@ class Metadata:
     sets: tuple[SetMeta, ...]
     knocks: tuple[KnockMeta, ...] = ()
     rules_digest: str = ""  # of all that rules are compiled from: the files of sets are not among it
+    syncookies: Syncookies | None = None  # what detach puts back; None: nothing was asked of the TCP stack
 
     def to_bytes(self) -> bytes:
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -149,6 +151,8 @@ class Metadata:
             KnockMeta(name, id_, text, steps, tuple(services), tuple(KeyMeta(*key) for key in keys), *scope)
             for name, id_, text, steps, services, keys, *scope in columns.get("knocks", ())
         )
+        if columns.get("syncookies") is not None:
+            columns["syncookies"] = Syncookies(*columns["syncookies"])
         return cls(**columns)
 
 
