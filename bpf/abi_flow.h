@@ -76,14 +76,14 @@ struct xdpfw_incoming {
 
 /* What became of a datagram's first fragment. */
 struct xdpfw_fragment_slot {
-	__u64 tag;			/* keyed hash of the datagram; 0: empty */
-	__u32 until_ms;			/* of boot time, goes round after 49 days */
+	__u64 tag;			/* keyed hash of the datagram; 0: empty; 1: being written */
+	__u64 until_ns;			/* of CLOCK_BOOTTIME: it counts before this time, not at it */
 	__u32 generation;		/* whose rule it is */
 	__u32 key;			/* enum xdpfw_key: of the rule that decided */
+	__u16 edge;			/* where the first fragment ends, in bytes of the datagram's payload */
 	__u8 reason;			/* enum xdpfw_reason */
 	__u8 verdict;			/* enum xdpfw_verdict */
-	__u16 padding;
-	__u64 padding2;
+	__u32 padding;
 };
 
 /* Value of the map "fragments", a bucket. */

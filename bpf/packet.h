@@ -23,6 +23,7 @@ struct packet {
 	__u32 ip_offset;			/* of the IP header, in the frame */
 	__u32 l4_offset;			/* of the upper-layer header, in the frame; 0: of a later fragment */
 	__u32 fragment_id;			/* of a fragment */
+	__u32 fragment_edge;			/* in its datagram's payload: where a first one ends, where a later one begins */
 	/* Where flows are used: */
 	__u32 l4_bytes;				/* from the upper-layer header to the datagram's end */
 	__u32 tcp_seq;

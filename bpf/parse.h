@@ -26,8 +26,9 @@ enum {
 	IPV4_FRAGMENT_OFFSET = 0x1fff,
 	IPV4_MORE_FRAGMENTS = 0x2000,
 	IPV4_DONT_FRAGMENT = 0x4000,
-	IPV6_FRAGMENT_OFFSET = 0xfff8,
+	IPV6_FRAGMENT_OFFSET = 0xfff8,	/* in bytes */
 	IPV6_MORE_FRAGMENTS = 0x0001,
+	FRAGMENT_UNIT_BYTES = 8,	/* of IPv4's offset */
 	TCP_MIN_WORDS = 5,
 	TCP_FLAGS_OFFSET = 13,		/* RFC 9293 section 3.1 */
 	IPV4_MIN_WORDS = 5,
@@ -205,10 +206,15 @@ static __always_inline enum xdpfw_reason parse_ipv4(struct cursor *c, struct pac
 	c->offset += header_bytes;
 
 	fragment = bpf_ntohs(ip->frag_off);
-	if (fragment & IPV4_FRAGMENT_OFFSET)
+	if (fragment & IPV4_FRAGMENT_OFFSET) {
 		p->fragment = XDPFW_FRAGMENT_LATER;
-	else if (fragment & IPV4_MORE_FRAGMENTS)
+		p->fragment_edge = (fragment & IPV4_FRAGMENT_OFFSET) * FRAGMENT_UNIT_BYTES;
+		p->fragment_id = bpf_ntohs(ip->id);
+	} else if (fragment & IPV4_MORE_FRAGMENTS) {
 		p->fragment = XDPFW_FRAGMENT_FIRST;
+		p->fragment_edge = length - header_bytes;
+		p->fragment_id = bpf_ntohs(ip->id);
+	}
 	p->family = XDPFW_FAMILY_IPV4;
 	if (CONSTANT(fields[XDPFW_FIELD_KIND].used))
 		p->value[XDPFW_FIELD_KIND] = (ip->ihl > IPV4_MIN_WORDS) << XDPFW_KIND_OPTIONS_SHIFT;
@@ -244,6 +250,8 @@ struct extension_walk {
 	__u32 end;		/* of the datagram */
 	__u32 next;		/* protocol of the next header */
 	__u32 fragment;		/* enum xdpfw_fragment, so far */
+	__u32 fragment_id;	/* and its other fields, as struct packet has them */
+	__u32 fragment_edge;
 	__u32 options;		/* 1: a header other than fragment was there */
 };
 
@@ -278,11 +286,16 @@ __attribute__((noinline)) int step_extension(struct xdp_md *ctx, struct extensio
 	walk->offset = c.offset + bytes;
 	if (walk->next == IPPROTO_FRAGMENT) {
 		fragment = bpf_ntohs(extension->fragment);
-		if (fragment & IPV6_FRAGMENT_OFFSET)
+		/* Without offset and more to come, it is an atomic fragment: a whole datagram (RFC 6946). */
+		if (fragment & IPV6_FRAGMENT_OFFSET) {
 			walk->fragment = XDPFW_FRAGMENT_LATER;
-		/* Without either, it is an atomic fragment: a whole datagram (RFC 6946). */
-		else if (fragment & IPV6_MORE_FRAGMENTS)
+			walk->fragment_edge = fragment & IPV6_FRAGMENT_OFFSET;
+			walk->fragment_id = bpf_ntohl(extension->id);
+		} else if (fragment & IPV6_MORE_FRAGMENTS) {
 			walk->fragment = XDPFW_FRAGMENT_FIRST;
+			walk->fragment_edge = walk->end - walk->offset;
+			walk->fragment_id = bpf_ntohl(extension->id);
+		}
 	} else {
 		walk->options = 1;
 	}
@@ -306,6 +319,8 @@ static __always_inline enum xdpfw_reason parse_extensions(struct cursor *c, stru
 	}
 	c->offset = walk.offset;
 	p->fragment = walk.fragment;
+	p->fragment_id = walk.fragment_id;
+	p->fragment_edge = walk.fragment_edge;
 	p->value[XDPFW_FIELD_PROTO] = walk.next;
 	p->value[XDPFW_FIELD_KIND] = walk.options << XDPFW_KIND_OPTIONS_SHIFT;
 	return 0;

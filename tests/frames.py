@@ -74,6 +74,7 @@ def ipv4(
     ttl: int = 64,
     tos: int = 0,
     fragment: int = 0,
+    identification: int = 1,
     options: bytes = b"",
     version: int = 4,
     header_words: int | None = None,
@@ -82,7 +83,7 @@ def ipv4(
     """``fragment``: flags and offset, as on the wire. ``options`` is of a multiple of 4 bytes."""
     words = 5 + len(options) // 4 if header_words is None else header_words
     length = 20 + len(options) + len(payload) if total_length is None else total_length
-    first = (version << 4 | words, tos, length, 1, fragment, ttl, proto, 0)
+    first = (version << 4 | words, tos, length, identification, fragment, ttl, proto, 0)
     return struct.pack("!BBHHHBBHII", *first, src, dst) + options + payload
 
 
@@ -103,13 +104,14 @@ def ipv6(
     return first + src.to_bytes(16, "big") + dst.to_bytes(16, "big") + payload
 
 
-def extension(kind: int, next_header: int, *, length: int = 0, fragment: int = 0) -> bytes:
+def extension(kind: int, next_header: int, *, length: int = 0, fragment: int = 0, identification: int = 1) -> bytes:
     """One extension header of its shortest right size; of more with ``length``, its length byte.
 
-    ``fragment``: offset and flags of a fragment header, as on the wire. (RFC 8200 section 4, RFC 4302 section 2.2.)
+    ``fragment``: offset and flags of a fragment header, as on the wire; ``identification``: its own.
+    (RFC 8200 section 4, RFC 4302 section 2.2.)
     """
     if kind == FRAGMENT:
-        return struct.pack("!BBHI", next_header, length, fragment, 1)
+        return struct.pack("!BBHI", next_header, length, fragment, identification)
     if kind == AH:
         length = length or 1
         return struct.pack("!BB", next_header, length) + bytes((length + 2) * 4 - 2)

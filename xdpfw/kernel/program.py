@@ -540,6 +540,7 @@ class Generation:
         """Brings the state of a generation of its own back to the beginning: no grants, no progress, no last times."""
         if self.state is not None:
             self.state.clear()
+        self.maps.limit_totals.fill(bytes(self.maps.limit_totals.max_entries * self.maps.limit_totals.value_size))
 
     @property
     def traces(self) -> bool:

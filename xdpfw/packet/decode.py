@@ -88,6 +88,8 @@ class Packet:
     src: int | None = None  # 32 or 128 bits
     dst: int | None = None
     fragment: Fragment | None = None
+    fragment_id: int | None = None  # of a fragment
+    fragment_edge: int | None = None  # bytes of the datagram's payload: where a first one ends, a later one begins
     length: int | None = None  # IP total length in bytes; IPv6: payload length + 40
     ttl: int | None = None  # or hop limit
     dscp: int | None = None
@@ -151,10 +153,13 @@ def _ipv4(packet: Packet, data: bytes) -> Packet | Invalid:
     if total_bytes > len(data):
         return Invalid("invalid.ipv4_length")
     more_fragments = bool(_u16(data, 6) & 0x2000)
+    edge = None
     if _u16(data, 6) & 0x1FFF:
         fragment = Fragment.LATER
+        edge = (_u16(data, 6) & 0x1FFF) * 8
     elif more_fragments:
         fragment = Fragment.FIRST
+        edge = total_bytes - header_bytes
     else:
         fragment = Fragment.NONE
     packet = replace(
@@ -163,6 +168,8 @@ def _ipv4(packet: Packet, data: bytes) -> Packet | Invalid:
         src=int.from_bytes(data[12:16]),
         dst=int.from_bytes(data[16:20]),
         fragment=fragment,
+        fragment_id=None if edge is None else _u16(data, 4),
+        fragment_edge=edge,
         length=total_bytes,
         ttl=data[8],
         dscp=data[1] >> 2,
@@ -186,6 +193,7 @@ def _ipv6(packet: Packet, data: bytes) -> Packet | Invalid:
     at = 40
     walked = 0
     fragment = Fragment.NONE
+    fragment_id = edge = None
     options = False
     while next_header in EXTENSION_HEADERS:
         if walked == MAX_EXTENSION_HEADERS:
@@ -198,8 +206,12 @@ def _ipv6(packet: Packet, data: bytes) -> Packet | Invalid:
             header_bytes = 8
             if _u16(data, at + 2) & 0xFFF8:
                 fragment = Fragment.LATER
+                edge = _u16(data, at + 2) & 0xFFF8
+                fragment_id = int.from_bytes(data[at + 4 : at + 8])
             elif data[at + 3] & 1:
                 fragment = Fragment.FIRST
+                edge = total_bytes - at - 8
+                fragment_id = int.from_bytes(data[at + 4 : at + 8])
         elif next_header == PROTO_AH:
             header_bytes = (data[at + 1] + 2) * 4
             options = True
@@ -218,6 +230,8 @@ def _ipv6(packet: Packet, data: bytes) -> Packet | Invalid:
         src=int.from_bytes(data[8:24]),
         dst=int.from_bytes(data[24:40]),
         fragment=fragment,
+        fragment_id=fragment_id,
+        fragment_edge=edge,
         length=total_bytes,
         ttl=data[7],
         dscp=_u16(data, 0) >> 6 & 0x3F,

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import Family
 from xdpfw.packet.decode import Packet
+
+if TYPE_CHECKING:
+    from xdpfw.reference.fragments import Datagram, First
+    from xdpfw.reference.limits import Bucket
 
 MAX_GRANTS: Final = 65536
 MAX_UNSIGNED_GRANTS: Final = 49152
@@ -164,6 +168,8 @@ class Memory:
     spa_last_wall_ns: dict[bytes, int] = field(default_factory=dict)  # by key; initially 0
     swept_ns: int = 0
     flows: dict[FlowKey, Flow] = field(default_factory=dict)
+    full_at: dict[Bucket, int] = field(default_factory=dict)
+    fragments: dict[Datagram, First] = field(default_factory=dict)
 
     def copy(self) -> Memory:
         return Memory(
@@ -174,6 +180,8 @@ class Memory:
             dict(self.spa_last_wall_ns),
             self.swept_ns,
             dict(self.flows),
+            dict(self.full_at),
+            dict(self.fragments),
         )
 
     def holds(self, source: Source, knock: ir.Knock, service: Service, now: Instant) -> bool:
