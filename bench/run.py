@@ -22,7 +22,20 @@ from typing import Final, NoReturn
 import click
 from rich.console import Console
 
-from bench import adversarial, breakdown, cold, compiling, knocks, packets, peers, setfiles, subjects, veth, warm
+from bench import (
+    adversarial,
+    breakdown,
+    cold,
+    compiling,
+    knocks,
+    limits,
+    packets,
+    peers,
+    setfiles,
+    subjects,
+    veth,
+    warm,
+)
 from bench.machine import bpf_stats, description, short_grace_periods
 from bench.report import Report, Table
 from bench.subjects import Subject
@@ -98,6 +111,10 @@ def _knocks(plan: Plan, say: Say) -> Iterator[Table]:
     yield from knocks.measure(plan.rounds, plan.repeat, say)
 
 
+def _limits(plan: Plan, say: Say) -> Iterator[Table]:
+    yield from limits.measure(plan.rounds, plan.repeat, say)
+
+
 def _adversarial(plan: Plan, say: Say) -> Iterator[Table]:
     yield adversarial.measure(plan.rounds, plan.repeat, say)
 
@@ -111,6 +128,7 @@ WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
     "compile": _compile,
     "sets": _sets,
     "knocks": _knocks,
+    "limits": _limits,
     "adversarial": _adversarial,
 }
 

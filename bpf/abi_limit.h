@@ -40,7 +40,8 @@ struct xdpfw_rate {
 	__u8 in_bytes;
 	__u8 cost_shift;
 	__u8 exceed;			/* enum xdpfw_verdict */
-	__u32 padding;
+	__u8 by_tick;			/* 1: a time that is a tick old will do to see that a packet is within the limit */
+	__u8 padding[3];
 	__u64 padding2;
 };
 

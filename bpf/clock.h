@@ -41,6 +41,28 @@ static __always_inline __u64 boot_ns(void)
 }
 
 /*
+ * Boot time as it was when the present tick began to be used, LONGEST_TICK_NS ago at most: for what need not be more exact,
+ * as a clock costs as much as parsing. In test runs, it is exact.
+ */
+static __always_inline __u64 recent_boot_ns(void)
+{
+	struct scratch *scratch;
+	__u64 tick;
+
+	if (CONSTANT(trace))
+		return boot_ns();
+	scratch = scratch_of_cpu();
+	if (!scratch)
+		return 0;
+	tick = bpf_jiffies64();
+	if (scratch->boot_tick != tick) {
+		scratch->boot_ns = bpf_ktime_get_boot_ns();
+		scratch->boot_tick = tick;
+	}
+	return scratch->boot_ns;
+}
+
+/*
  * ns since 1970, in UTC, as it was when the present tick began to be used: asked for once a tick and CPU, as a clock
  * costs as much as parsing. The kernel tells BPF programs only TAI, which is ahead by the leap seconds once a time
  * daemon has told the kernel of them; commands refresh the offset.

@@ -91,7 +91,7 @@ __attribute__((noinline)) int remember_first(const struct packet *p, __u32 verdi
 	bucket = fragments_of(hash);
 	if (!bucket)
 		return 0;
-	now = boot_ns();
+	now = recent_boot_ns();
 	for (__u32 i = 0; i < FRAGMENT_SLOTS; i++) {
 		slot = &bucket->slots[i];
 		counts = is_live(slot, now);
@@ -150,7 +150,7 @@ __attribute__((noinline)) int follow_first(const struct packet *p)
 	counter = bpf_map_lookup_elem(&flow_counters, &zero);
 	if (!bucket || !counter)
 		return 0;
-	now = boot_ns();
+	now = recent_boot_ns();
 	for (__u32 i = 0; i < FRAGMENT_SLOTS; i++) {
 		slot = &bucket->slots[i];
 		if (read_once(&slot->tag) != tag || !is_live(slot, now) || p->fragment_edge < slot->edge)

@@ -13,6 +13,10 @@
  * a row, each time to another packet that was within the limit, takes the tokens all the same, unasked: what it takes is
  * owed, so that no more packets pass in the long run, and at one moment as many too many as there are other CPUs.
  *
+ * The clock costs more than all the rest. A limit whose burst takes a hundred ticks or more (by_tick) is asked first with the
+ * time as it was a tick ago at most; what is not within it then is asked again with the present time. So such a burst may
+ * be longer by a tick, less than 1 % of it; the rate is the same.
+ *
  * Buckets of sources and flows lie in the map "limit_buckets", eight together, found by a keyed hash. A newcomer takes the
  * place of one that is full, which is no loss. Where all eight owe something, it takes the place of the one of its own
  * limit that owes least, and *goes on with what that one owes*: so eight places never give more than eight times the
@@ -36,6 +40,7 @@ enum {
 #define LIMIT_DEEPEST (1ULL << XDPFW_LIMIT_DEPTH_BITS)
 /* So far another CPU's clock may be ahead, or this one may have stood still since it looked: an hour. */
 #define LIMIT_SKEW ((3600ULL * 1000000000) << XDPFW_LIMIT_FRACTION_BITS)
+#define LIMIT_TICK ((__u64)LONGEST_TICK_NS << XDPFW_LIMIT_FRACTION_BITS)
 #define LIMIT_MARK_MASK ((1ULL << XDPFW_LIMIT_MARK_BITS) - 1)
 #define LIMIT_FOREIGN (1ULL << 63)
 
@@ -47,14 +52,19 @@ static __always_inline __u64 owed(__u64 full_at, __u64 now, __u64 depth)
 	return rest <= depth + LIMIT_SKEW ? rest : 0;
 }
 
-/* Returns 1 if the tokens were there, and are taken. */
+/* now: as limit_now() has it. Returns 1 if the tokens were there, and are taken. */
 static __always_inline int take(struct xdpfw_limit_slot *slot, const struct xdpfw_rate *rate, __u64 now, __u64 cost)
 {
 	__u64 full_at = *(volatile __u64 *)&slot->full_at, debt, found;
+	bool is_recent = rate->by_tick;
 
-#pragma unroll
 	for (int i = 0; i < LIMIT_TRIES; i++) {
 		debt = owed(full_at, now, rate->depth);
+		if (is_recent && debt + cost > rate->depth && debt + cost <= rate->depth + LIMIT_TICK) {
+			is_recent = false;
+			now = boot_ns() << XDPFW_LIMIT_FRACTION_BITS;
+			debt = owed(full_at, now, rate->depth);
+		}
 		if (debt + cost > rate->depth)
 			return 0;
 		found = __sync_val_compare_and_swap(&slot->full_at, full_at, now + debt + cost);
@@ -64,6 +74,11 @@ static __always_inline int take(struct xdpfw_limit_slot *slot, const struct xdpf
 	}
 	__sync_fetch_and_add(&slot->full_at, cost);
 	return 1;
+}
+
+static __always_inline __u64 limit_now(const struct xdpfw_rate *rate)
+{
+	return (rate->by_tick ? recent_boot_ns() : boot_ns()) << XDPFW_LIMIT_FRACTION_BITS;
 }
 
 /* Who shares a bucket: what the low bits are used for is not in the tag, which has the limit's mark there. */
@@ -185,7 +200,7 @@ __attribute__((noinline)) int take_tokens(const struct packet *p, __u32 number)
 
 	if (!p || !rate)
 		return 0;
-	now = boot_ns() << XDPFW_LIMIT_FRACTION_BITS;
+	now = limit_now(rate);
 	if (rate->per == XDPFW_LIMIT_PER_RULE ? take_total(p, rate, number, now) : take_shared(p, rate, number, now))
 		return 1;
 	counter = bpf_map_lookup_elem(&limit_counters, &number);

@@ -129,7 +129,9 @@ struct scratch {
 	__u64 made;			/* bit i: this grant's entry of service i is new */
 	__u64 filter_bits[FILTER_WORDS];
 	struct rotating rotating[XDPFW_MAX_ROTATIONS];
-	__u64 wall_tick;	/* of jiffies, in which wall_ns was asked for */
+	__u64 boot_tick;	/* of jiffies, in which boot_ns was asked for */
+	__u64 boot_ns;
+	__u64 wall_tick;	/* likewise, of wall_ns */
 	__u64 wall_ns;
 };
 

@@ -15,6 +15,9 @@ MOST_PACKETS_PER_SECOND: Final = 1_000_000_000
 MOST_BYTES_PER_SECOND: Final = 100_000_000_000
 """Beyond these, what a packet of 60 bytes takes up would be too few units for 1 %."""
 
+LONG_NS: Final = 1_000_000_000
+"""Of a burst that takes as long, a tick, which is 10 ms at most, is no more than 1 %."""
+
 NS_PER_S: Final = 1_000_000_000
 WORD: Final = (1 << 64) - 1
 
@@ -42,6 +45,7 @@ def limit_value(rule: ir.Rule) -> bytes:
             "per": _PER[limit.per],
             "in_bytes": limit.bytes,
             "cost_shift": shift,
+            "by_tick": depth >= LONG_NS << LimitUnit.LIMIT_FRACTION_BITS,
             "exceed": Verdict.PASS if limit.exceed is ir.Verdict.PASS else Verdict.DROP,
         },
     )
