@@ -44,6 +44,7 @@ NUMBERS: Final[dict[str, tuple[tuple[int, ...], int]]] = {
     "ttl": ((0, 1, 64, 254, 255), 255),
     "dscp": ((0, 1, 46, 63), 63),
     "ip_options": ((0, 1), 1),
+    "state": ((0, 1), 1),
 }
 """The fields that are plain numbers: values to draw from, and the largest there is."""
 

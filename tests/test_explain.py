@@ -74,6 +74,7 @@ def test_up_to_the_rule_that_decides() -> None:
         "parse: tcp 198.51.100.7:40000 > 203.0.113.1:22 SA ttl=64 length=40",
         "allow arp: no match",
         "allow dhcp: no match",
+        "allow established: no match: not a packet of a flow that is known",
         "rule dns: no match, dport is 22; wanted: 53, 8000-8099",
         "rule all: counts, and goes on",
         "rule near: no match, its except holds",
@@ -91,6 +92,7 @@ def test_up_to_the_default() -> None:
         "parse: tcp 198.51.100.7:40000 > 203.0.113.1:22 SA ttl=64 length=40",
         "allow arp: no match",
         "allow dhcp: no match",
+        "allow established: no match: not a packet of a flow that is known",
         "default: match",
     ]
 
@@ -103,6 +105,12 @@ def test_json() -> None:
     _, trace = explain(ONE_OF_EACH, parse_packet(TCP))
     assert [entry.to_json() for entry in trace][2:] == [
         {"step": "allow", "outcome": "unmet", "name": "dhcp"},
+        {
+            "step": "allow",
+            "outcome": "unmet",
+            "name": "established",
+            "found": "not a packet of a flow that is known",
+        },
         {
             "step": "rule",
             "outcome": "unmet",

@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from xdpfw.compiler import ir
+from xdpfw.compiler.limitlint import idle_limits
 from xdpfw.compiler.lint import never_reached
 from xdpfw.compiler.lower import lower
 from xdpfw.errors import PolicyError
@@ -50,10 +51,16 @@ def unreached(*rules: str, default: str = "pass", head: str = "") -> dict[str, t
         ("ttl: 0-255", "proto: gre"),
         ("src_mac: 02:00:00:00:00:00/ff:ff:ff:00:00:00", "src_mac: 02:00:00:12:34:56"),
         ("interface: [eth0, eth1]", "proto: tcp"),
+        ("state: [new, established]", "proto: tcp, dport: 80"),
+        ("state: new", "state: new, proto: tcp"),
+        ("src: '@guests'", "src: '@guests', proto: tcp"),
+        ("src: ['@guests', '@bans', 192.0.2.0/24]", "src: ['@bans', 192.0.2.7]"),
+        ("src: [0.0.0.0/0, '::/0']", "src: '@guests'"),
+        ("family: [ipv4, ipv6]", "dst: '@guests'"),
     ],
 )
 def test_one_rule_covers_another(first: str, second: str) -> None:
-    head = "sets: {nets: {type: prefix, elements: [10.0.0.0/8]}}\n"
+    head = "sets: {nets: {type: prefix, elements: [10.0.0.0/8]}, guests: {type: prefix, dynamic: true}}\n"
     drop, keep = f"match: {{{first}}}, action: drop", f"match: {{{second}}}, action: pass"
     assert unreached(drop, keep, head=head) == {"r1": ("r0",)}
     assert unreached(keep, drop, head=head) == {}
@@ -69,10 +76,20 @@ def test_one_rule_covers_another(first: str, second: str) -> None:
         ("ttl: 0-255", "vlan: 7"),  # ARP has no TTL
         ("vlan: 0-4095", "vlan: [none, 7]"),
         ("src_mac: 02:00:00:00:00:00/ff:ff:ff:00:00:00", "src_mac: 02:00:01:00:00:00"),
+        ("state: [new, established]", "family: ipv4"),  # later fragments have no state
+        ("state: [new, established]", "src: 192.0.2.1"),
+        ("state: new", "proto: tcp"),
+        ("src: '@guests'", "src: '@bans'"),
+        ("src: '@guests'", "src: ['@guests', 192.0.2.1]"),
+        ("src: '@guests'", "dst: '@guests'"),
+        ("src: ['@guests', 0.0.0.0/0]", "src: '::/0'"),
+        ("src: 0.0.0.0/0", "src: '@guests'"),  # its members of IPv6
+        ("src: '@guests'", "src: 0.0.0.0/0"),
     ],
 )
 def test_what_is_not_covered_is_not_reported(first: str, second: str) -> None:
-    head = "sets: {mixed: {type: prefix, elements: [10.0.0.0/8, '2001:db8::/32']}}\n"
+    mixed = "{type: prefix, elements: [10.0.0.0/8, '2001:db8::/32']}"
+    head = f"sets: {{mixed: {mixed}, guests: {{type: prefix, dynamic: true}}}}\n"
     rules = f"match: {{{first}}}, action: drop", f"match: {{{second}}}, action: pass"
     assert unreached(*rules, head=head) == {}
 
@@ -141,6 +158,8 @@ def test_empty_sets_are_no_trouble() -> None:
         ("proto: icmpv6, icmp_type: 135, ttl: 255, fragment: none", "allow.ndp"),
         ("family: ipv4, proto: udp, sport: 67, dport: 68", "allow.dhcp"),
         ("proto: icmp, icmp_type: 3", "allow.icmp_errors"),
+        ("state: established", "allow.established"),
+        ("state: established, proto: tcp, dport: 22", "allow.established"),
     ],
 )
 def test_allowances_come_first(match: str, allowance: str) -> None:
@@ -148,6 +167,42 @@ def test_allowances_come_first(match: str, allowance: str) -> None:
     assert unreached(rule, default="drop") == {"r0": (allowance,)}
     assert unreached(rule, default="pass") == {}
     assert unreached(f"match: {{{match}}}, action: pass", default="drop") == {}
+
+
+@pytest.mark.parametrize("first", ["src: 192.0.2.0/24", "src: ['@guests', 192.0.2.0/24]"])
+@pytest.mark.parametrize("second", ["src: 192.0.2.7", "src: '@guests'", "src: 198.51.100.1"])
+def test_an_exception_for_a_dynamic_set_may_be_for_anybody(first: str, second: str) -> None:
+    head = "sets: {guests: {type: prefix, dynamic: true}}\n"
+    rules = f"match: {{{first}}}, except: {{src: '@guests'}}, action: drop", f"match: {{{second}}}, action: pass"
+    assert unreached(*rules, head=head) == {}
+
+
+def test_both_states_make_all_packets_that_have_one() -> None:
+    states = [f"match: {{state: {state}}}, action: drop" for state in ("new", "established")]
+    later = ["match: {proto: tcp, dport: 80}, action: pass", "match: {proto: tcp}, action: pass"]
+    assert unreached(*states, *later) == {"r2": ("r0", "r1")}
+
+
+def test_a_rule_with_a_limit_decides_on_all_of_its_packets() -> None:
+    first = "match: {proto: tcp}, action: pass, limit: {rate: 1/s, exceed: pass}"
+    assert unreached(first, "match: {proto: tcp, dport: 80}, action: drop") == {"r1": ("r0",)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "is_idle"),
+    [
+        ("action: drop, limit: {rate: 1/s}", True),
+        ("action: drop, limit: {rate: 1/s, exceed: pass}", False),
+        ("action: pass, limit: {rate: 1/s, exceed: pass}", True),
+        ("action: pass, limit: {rate: 1/s}", False),
+        ("action: drop, limit: {rate: 1/s}, add_to: {set: bans}", False),
+        ("action: drop, limit: {rate: 1/s}, add_to: {set: bans, when: match}", True),
+        ("action: {cpu: 0}, limit: {rate: 1/s, exceed: pass}", False),
+        ("action: drop", False),
+    ],
+)
+def test_limits_that_change_nothing(rule: str, is_idle: bool) -> None:
+    assert [found.rule.name for found in idle_limits(policy(rule))] == ["r0"] * is_idle
 
 
 def test_messages_name_a_few_and_say_how_many_more() -> None:

@@ -94,6 +94,45 @@ def test_interfaces_and_settings() -> None:
     assert plan.settings == (Change(Kind.CHANGED, "allow.arp", "true", "false"),)
 
 
+def test_what_lives_at_run_time_is_settings() -> None:
+    guests = "default: drop\nsets: {{guests: {{type: prefix, {}}}}}\n"
+    before = snapshot(head=guests.format("dynamic: true") + "never_ban: ['@guests', 192.0.2.1]\n")
+    after = snapshot(
+        head=guests.format("dynamic: true, size: 10, timeout: 90m")
+        + "never_ban: 192.0.2.1\nprotect: {syn: [80, 443]}\n"
+    )
+    plan = compare(before, after)
+    assert plan.settings == (
+        Change(Kind.CHANGED, "sets.guests", "dynamic, size 65536", "dynamic, size 10, timeout 90m"),
+        Change(Kind.CHANGED, "never_ban", "@guests, 192.0.2.1", "192.0.2.1"),
+        Change(Kind.ADDED, "protect.syn", None, "80, 443"),
+    )
+    assert not plan.sets
+    static = snapshot(head=guests.format("elements: [192.0.2.0/24]"))
+    plan = compare(static, after)
+    assert plan.sets == (SetChange(Kind.REMOVED, "guests", added=0, removed=1),)
+    assert Change(Kind.ADDED, "sets.guests", None, "dynamic, size 10, timeout 90m") in plan.settings
+
+
+def test_the_end_of_a_long_never_ban_counts() -> None:
+    head = "default: drop\nnever_ban: [{}, 192.0.2.{}]\n"
+    many = ", ".join(f"10.0.{number}.1" for number in range(12))
+    plan = compare(snapshot(head=head.format(many, 1)), snapshot(head=head.format(many, 3)))
+    (change,) = plan.settings
+    assert change.name == "never_ban"
+    assert change.before is not None
+    assert " and 5 more (" in change.before
+
+
+@pytest.mark.parametrize(
+    "effect", ["limit: {rate: 1/s}", "limit: {rate: 1/s, per: src}", "add_to: {set: bans}", "log: true"]
+)
+def test_a_rule_that_does_more_is_another(effect: str) -> None:
+    more = f"{A[:-1]}, {effect}}}"
+    assert kinds(compare(snapshot(A), snapshot(more))) == [("changed", "a")]
+    assert not compare(snapshot(more), snapshot(more)).rules
+
+
 def test_rules_know_their_interfaces_by_name() -> None:
     rule = "{name: a, match: {interface: eth1}, action: pass}"
     before, after = snapshot(rule, interfaces="{eth0: {}, eth1: {}}"), snapshot(rule, interfaces="{eth1: {}, eth0: {}}")

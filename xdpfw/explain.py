@@ -6,14 +6,16 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, summarize_address_range
 from typing import Final
 
 from xdpfw.compiler import ir
 from xdpfw.packet.decode import Invalid, Packet, decode
 from xdpfw.packet.notation import PROTO_NAMES, describe
-from xdpfw.reference.interpreter import Decision, enabled_allowances, evaluate
+from xdpfw.reference.flows import Flows
+from xdpfw.reference.fragments import Fragments
+from xdpfw.reference.interpreter import Decision, enabled_allowances, evaluate, tracks
 from xdpfw.reference.knocks import (
     ACCEPTED,
     CLOSED,
@@ -28,12 +30,17 @@ from xdpfw.reference.knocks import (
 )
 from xdpfw.reference.matching import Observation, Standing, observe, unmet
 from xdpfw.reference.memory import START, Instant, Memory, Source
+from xdpfw.reference.sets import Sets
 
 MAC_MASK: Final = 0xFFFFFFFFFFFF
 TCP_FLAG_NAMES: Final = ("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")
 MAX_VLAN: Final = 4095
 SHOWN_ALTERNATIVES: Final = 4  # of a condition; a set may have a million
 
+PROTECTION_TEXTS: Final = {
+    "protect.syn_cookie": "a SYN, answered with a cookie instead",
+    "protect.bad_cookie": "of no connection that is known, and with no cookie that was sent",
+}
 SPA_TEXTS: Final = {
     ACCEPTED: "an SPA message, accepted",
     "knock.spa_malformed": "no SPA message: its length, version or flags are wrong, or it is a fragment",
@@ -65,12 +72,13 @@ class Outcome(enum.StrEnum):
 class TraceEntry:
     """One step. ``field``, ``found`` and ``wanted`` tell of the first condition that a rule's packet does not meet."""
 
-    step: str  # parse, allow, knock, rule or default
+    step: str  # parse, ban, allow, knock, rule, default or protect
     outcome: Outcome
-    name: str | None = None  # of the allowance, knock or rule
+    name: str | None = None  # of the allowance, knock or rule, or of what is protected against
     field: str | None = None  # as in the policy, but icmp for icmp_type and icmp_code
-    found: str | None = None  # None: the packet has no such field. Steps parse and knock: what the packet is
+    found: str | None = None  # None: the packet has no such field. Where there is no field: what the packet is
     wanted: str | None = None
+    effect: str | None = None  # of a rule that decides, beside its verdict: its limit, add_to, routes and CPUs
 
     def to_json(self) -> dict[str, str]:
         """The entry without what it does not have."""
@@ -83,7 +91,7 @@ class TraceEntry:
             case Outcome.PARSED | Outcome.INVALID | Outcome.STEP | Outcome.MESSAGE | Outcome.GRANTED | Outcome.CLOSED:
                 return f"{what}: {self.found}"
             case Outcome.UNMET if self.field is None:
-                return f"{what}: no match"
+                return f"{what}: no match" + (f": {self.found}" if self.found else "")
             case Outcome.UNMET if self.found is None:
                 return f"{what}: no match, the packet has no {self.field}; wanted: {self.wanted}"
             case Outcome.UNMET:
@@ -93,7 +101,7 @@ class TraceEntry:
             case Outcome.COUNTED:
                 return f"{what}: counts, and goes on"
             case Outcome.MATCHED:
-                return f"{what}: match"
+                return f"{what}: match" + "".join(f": {text}" for text in (self.found, self.effect) if text)
 
 
 def explain(
@@ -106,27 +114,48 @@ def explain(
 ) -> tuple[Decision, tuple[TraceEntry, ...]]:
     """:func:`~xdpfw.reference.interpreter.evaluate`, with the steps that led there; the last entry is what decided."""
     memory = Memory() if memory is None else memory
-    before = Knocks(policy.knocks, memory.copy(), now)
+    before = memory.copy()
     decision = evaluate(policy, frame, interface, memory=memory, now=now)
-    return decision, tuple(_trace(policy, frame, interface, decision, before))
+    packet = decode(frame)
+    if isinstance(packet, Invalid):
+        return decision, (TraceEntry("parse", Outcome.INVALID, found=packet.reason),)
+    parsed = TraceEntry("parse", Outcome.PARSED, found=describe(frame))
+    return decision, (parsed, *_trace(policy, frame, packet, interface, decision, before, now))
 
 
 def _trace(
-    policy: ir.Policy, frame: bytes, interface: int | None, decision: Decision, knocks: Knocks
+    policy: ir.Policy,
+    frame: bytes,
+    packet: Packet,
+    interface: int | None,
+    decision: Decision,
+    memory: Memory,
+    now: Instant,
 ) -> Iterator[TraceEntry]:
-    packet = decode(frame)
-    if isinstance(packet, Invalid):
-        yield TraceEntry("parse", Outcome.INVALID, found=packet.reason)
+    """``memory``: as it was before the packet. It is changed."""
+    if decision.kind == "protect":  # what would have passed the packet comes first
+        unprotected = replace(policy, protect_syn=())
+        passed = evaluate(unprotected, frame, interface, memory=memory.copy(), now=now)
+        yield from _trace(policy, frame, packet, interface, passed, memory, now)
+        name = decision.reason.partition(".")[2]
+        yield TraceEntry("protect", Outcome.MATCHED, name, found=PROTECTION_TEXTS[decision.reason])
         return
-    yield TraceEntry("parse", Outcome.PARSED, found=describe(frame))
-    for allowance in enabled_allowances(policy.allow):
-        if decision.reason == f"allow.{allowance}":
-            yield TraceEntry("allow", Outcome.MATCHED, allowance)
+    if decision.kind == "ban":
+        yield TraceEntry("ban", Outcome.MATCHED, found="the source is banned")
+        return
+    sets = Sets(policy, memory, now)
+    knocks = Knocks(policy.knocks, memory, now)
+    standing = Standing(
+        knocks.held(packet), sets.having(packet.family, packet.src), sets.having(packet.family, packet.dst)
+    )
+    follows = policy.allow.fragments and packet.fragment is ir.Fragment.LATER
+    first = Fragments(memory, now).first_of(packet) if follows else None
+    state = Flows(memory, now).state_of(packet) if tracks(policy) else None
+    observation = observe(packet, interface, state)
+    for entry in _allowances(policy, packet, state, first, decision):
+        yield entry
+        if entry.outcome is Outcome.MATCHED:
             return
-        yield TraceEntry("allow", Outcome.UNMET, allowance)
-    observation = observe(packet, interface)
-    held = knocks.held(packet)
-    standing = Standing(held)
     by_knock = [_knock_entry(policy, knock, packet, observation, decision, knocks) for knock in policy.knocks]
     if decision.kind == "knock":
         decided = {GRANTED: Outcome.GRANTED, CLOSED: Outcome.CLOSED, STEP: Outcome.STEP}
@@ -136,10 +165,11 @@ def _trace(
     yield from by_knock
     for rule in policy.rules:
         if rule.name == decision.rule:
-            yield TraceEntry("rule", Outcome.MATCHED, rule.name)
+            yield TraceEntry("rule", Outcome.MATCHED, rule.name, effect=_effect(rule, decision))
             return
         field = unmet(rule.match, packet, observation, standing)
         if field is not None:
+            held = standing.knocked
             found, wanted = _found(field, packet, observation, held, policy), _wanted(field, rule.match, policy)
             yield TraceEntry("rule", Outcome.UNMET, rule.name, field, found, wanted)
         elif rule.name in decision.counted:
@@ -147,6 +177,41 @@ def _trace(
         else:
             yield TraceEntry("rule", Outcome.EXCEPTED, rule.name)
     yield TraceEntry("default", Outcome.MATCHED)
+
+
+def _allowances(
+    policy: ir.Policy, packet: Packet, state: ir.State | None, first: Decision | None, decision: Decision
+) -> Iterator[TraceEntry]:
+    """Those that are on, up to the one that decides. ``first``: what became of a later fragment's first one."""
+    for allowance in enabled_allowances(policy.allow):
+        is_it = decision.reason == f"allow.{allowance}"
+        yield TraceEntry("allow", Outcome.MATCHED if is_it else Outcome.UNMET, allowance)
+    if policy.allow.established:
+        is_it = state is ir.State.ESTABLISHED
+        yield TraceEntry(
+            "allow",
+            Outcome.MATCHED if is_it else Outcome.UNMET,
+            "established",
+            found=None if is_it else "not a packet of a flow that is known",
+        )
+    if policy.allow.fragments and packet.fragment is ir.Fragment.LATER:
+        found = "what came of the first fragment of its datagram" if first else "the first fragment is not known"
+        yield TraceEntry("allow", Outcome.MATCHED if first else Outcome.UNMET, "fragments", found=found)
+
+
+def _effect(rule: ir.Rule, decision: Decision) -> str | None:
+    """What a rule that decides does beside its verdict."""
+    limit, add_to = rule.limit, rule.add_to
+    texts = []
+    if limit is not None:
+        texts.append(f"beyond its limit, so {limit.exceed}" if decision.is_exceeded else "within its limit")
+    if not decision.is_exceeded and rule.action.kind is ir.ActionKind.ROUTE:
+        texts.append("forwarded by the kernel's routes, up the stack where there is none")
+    if not decision.is_exceeded and rule.action.kind is ir.ActionKind.CPU:
+        texts.append(f"to the stack on CPU {_alternatives(map(str, rule.action.cpus), len(rule.action.cpus))}")
+    if add_to is not None and (decision.is_exceeded or not add_to.exceeded):
+        texts.append(f"adds the source to @{add_to.set}")
+    return ", ".join(texts) or None
 
 
 def _knock_entry(
@@ -260,6 +325,8 @@ def _number(field: str, value: int, policy: ir.Policy) -> str:
             return ir.Family(value).name.lower()
         case "fragment":
             return ir.Fragment(value).name.lower()
+        case "state":
+            return ir.State(value).name.lower()
         case "ethertype":
             return f"0x{value:04x}"
         case "proto":
@@ -276,7 +343,7 @@ def _range(field: str, bounds: ir.Range, policy: ir.Policy) -> str:
     low, high = bounds
     if low == high:
         return _number(field, low, policy)
-    if field in ("interface", "family", "fragment", "ip_options"):
+    if field in ("interface", "family", "fragment", "ip_options", "state"):
         return ", ".join(_number(field, value, policy) for value in range(low, high + 1))
     if field in ("vlan", "inner_vlan") and high == MAX_VLAN:
         return {ir.NO_TAG: "none, any", 0: "any"}.get(low, f"{low}-{high}")
@@ -301,8 +368,8 @@ def _flags(flags: ir.TcpFlags) -> str:
 def _addresses(ranges: ir.AddressRanges) -> str:
     v4 = (_address_range(ir.Family.IPV4, item) for item in ranges.v4)
     v6 = (_address_range(ir.Family.IPV6, item) for item in ranges.v6)
-    sets = (f"@{each.name}" for each in ranges.sets)
-    return _alternatives(itertools.chain(sets, v4, v6), len(ranges.sets) + len(ranges.v4) + len(ranges.v6))
+    sets = [f"@{name}" for name in (*ranges.dynamic, *(each.name for each in ranges.sets))]
+    return _alternatives(itertools.chain(sets, v4, v6), len(sets) + len(ranges.v4) + len(ranges.v6))
 
 
 def _mac(address: int) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import bisect
 import enum
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from xdpfw.compiler import ir
+from xdpfw.compiler.ruletext import MAX_VALUES_SHOWN
+from xdpfw.policy.addresses import V4_BITS, V6_BITS, Addresses
 from xdpfw.policy.sets import LoadedSet
+from xdpfw.policy.values import duration_text
 
 
 class Kind(enum.StrEnum):
@@ -108,7 +112,30 @@ def _settings(policy: ir.Policy | None) -> dict[str, str]:
     allow = {
         f"allow.{field.name}": "true" if getattr(policy.allow, field.name) else "false" for field in fields(ir.Allow)
     }
-    return {"default": str(policy.default), "invalid": str(policy.invalid), **allow}
+    dynamic = {f"sets.{each.name}": _dynamic_set(each) for each in policy.dynamic_sets}
+    settings = {"default": str(policy.default), "invalid": str(policy.invalid), **allow, **dynamic}
+    if policy.never_ban is not None:
+        settings["never_ban"] = _addresses(policy.never_ban)
+    if policy.protect_syn:
+        ports = (str(low) if low == high else f"{low}-{high}" for low, high in policy.protect_syn)
+        settings["protect.syn"] = ", ".join(ports)
+    return settings
+
+
+def _dynamic_set(found: ir.DynamicSet) -> str:
+    timeout = "" if found.timeout_ns is None else f", timeout {duration_text(found.timeout_ns)}"
+    return f"dynamic, size {found.size}{timeout}"
+
+
+def _addresses(ranges: ir.AddressRanges) -> str:
+    """With a digest where there is more than is shown, so that other addresses are another text."""
+    of_families = ((V4_BITS, ranges.v4), (V6_BITS, ranges.v6))
+    texts = [f"@{name}" for name in ranges.dynamic]
+    texts += [str(Addresses(bits, low, high)) for bits, spans in of_families for low, high in spans]
+    shown, more = ", ".join(texts[:MAX_VALUES_SHOWN]), len(texts) - MAX_VALUES_SHOWN
+    if more <= 0:
+        return shown
+    return f"{shown} and {more} more ({hashlib.sha256(' '.join(texts).encode()).hexdigest()[:8]})"
 
 
 def _knock_changes(before: ir.Policy | None, after: ir.Policy, changed_sets: set[str]) -> Iterator[Change]:
@@ -163,10 +190,14 @@ def _text(rule: ir.Rule) -> str:
 
 
 def _is_same(old: ir.Rule, old_policy: ir.Policy, new: ir.Rule, new_policy: ir.Policy, changed_sets: set[str]) -> bool:
-    if (_text(old), old.action, old.log_sample) != (_text(new), new.action, new.log_sample):
+    if any(what(old) != what(new) for what in (_text, _effects)):
         return False
     # The text leaves out the end of long lists. The conditions do not, but have the contents of the sets in them.
     return bool(changed_sets & {*old.sets, *new.sets}) or _conditions(old, old_policy) == _conditions(new, new_policy)
+
+
+def _effects(rule: ir.Rule) -> tuple[object, ...]:
+    return rule.action, rule.limit, rule.add_to, rule.log_sample
 
 
 def _conditions(rule: ir.Rule, policy: ir.Policy) -> tuple[object, ...]:
@@ -198,6 +229,8 @@ def _longest_rising(numbers: Sequence[int]) -> Iterator[int]:
 
 
 def _set_changes(before: Mapping[str, LoadedSet], after: Mapping[str, LoadedSet]) -> Iterator[SetChange]:
+    """Of those whose entries are the policy's; dynamic ones are settings."""
+    before, after = ({name: each for name, each in sets.items() if not each.is_dynamic} for sets in (before, after))
     for name in {**before, **after}:
         old, new = before.get(name), after.get(name)
         if old is None or new is None:

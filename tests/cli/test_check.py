@@ -54,6 +54,19 @@ def test_rules_that_are_never_reached_are_status_1(run: Run, write: Callable[[st
     ]
 
 
+def test_limits_that_change_nothing_are_status_1(run: Run, write: Callable[[str], Path]) -> None:
+    rule = "  - {name: slow, match: {proto: sctp}, action: drop, limit: {rate: 1/s}}\ntests:\n"
+    path = write(POLICY.replace("tests:\n", rule))
+    ran = run("check", path)
+    assert ran.status == 1
+    assert ran.lines[0].startswith(
+        f'{path}:8:5: rule "slow": its limit changes nothing: drop within it, and drop beyond'
+    )
+    assert ran.lines[-1].startswith(f"{path}: 1 idle limit (")
+    (lint,) = run("check", path, "--json").json["lints"]
+    assert (lint["kind"], lint["rule"], lint["line"]) == ("limit-idle", "slow", 8)
+
+
 def test_a_set_whose_file_has_no_entries_is_told(run: Run, write: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("# gone\n")
     sets = "sets: {bad: {type: prefix, file: list.txt}, none: {type: prefix, elements: []}}\nrules:\n"

@@ -46,8 +46,18 @@ class Found(NamedTuple):
     counted: tuple[int, ...]
 
 
-def field_values(packet: Packet, interface: int | None) -> list[int]:
-    """What bpf/parse.h would put into ``value``, but for MAC addresses, grants, flows and members of dynamic sets."""
+class Known(NamedTuple):
+    """What the program has looked up. ``sets``: by direction, bits of the dynamic sets that the address is in."""
+
+    state: PacketState | None = None  # None: that of a packet of no flow that is known
+    sets: tuple[int, int] = (0, 0)
+
+
+NOTHING_KNOWN: Final = Known()
+
+
+def field_values(packet: Packet, interface: int | None, known: Known) -> list[int]:
+    """What would be in ``value``, but for MAC addresses and grants."""
     if packet.tcp_flags is not None:
         detail = Detail.TCP + packet.tcp_flags
     elif packet.icmp_type is not None and packet.icmp_code is not None:
@@ -73,9 +83,9 @@ def field_values(packet: Packet, interface: int | None) -> list[int]:
         Field.TTL: (packet.ttl, Absent.NO_TTL),
         Field.DSCP: (packet.dscp, Absent.NO_DSCP),
         Field.KNOCKED: (0, 0),
-        Field.STATE: (_state(packet), 0),
-        Field.SRC_SETS: (0, 0),
-        Field.DST_SETS: (0, 0),
+        Field.STATE: (_state(packet) if known.state is None else known.state, 0),
+        Field.SRC_SETS: (known.sets[Direction.SRC], 0),
+        Field.DST_SETS: (known.sets[Direction.DST], 0),
         Field.SRC_MAC: (0, 0),
         Field.DST_MAC: (0, 0),
     }
@@ -126,8 +136,8 @@ class Walk:
         self.leaves: list[Leaf] = []
         self.set_classes: list[int] = []
 
-    def classify(self, packet: Packet, interface: int | None = 0) -> Found:
-        self.combined = self._combine_fields(packet, field_values(packet, interface))
+    def classify(self, packet: Packet, interface: int | None = 0, known: Known = NOTHING_KNOWN) -> Found:
+        self.combined = self._combine_fields(packet, field_values(packet, interface, known))
         addresses = (packet.src, packet.dst)
         self.leaves = [self._leaf(direction, packet.family, addresses[direction]) for direction in Direction]
         self.set_classes = [self._set_class(direction, packet.family, addresses[direction]) for direction in Direction]

@@ -77,6 +77,7 @@ def summary(results: Sequence[CaseResult]) -> str:
 def failures(policy: ir.Policy, result: CaseResult) -> Iterator[str]:
     """Of each step that failed: where it stands, what was expected and found, and why."""
     from xdpfw.explain import explain
+    from xdpfw.reference.interpreter import note_sent
     from xdpfw.reference.memory import Memory
     from xdpfw.simulate.policytest import timed
 
@@ -84,7 +85,9 @@ def failures(policy: ir.Policy, result: CaseResult) -> Iterator[str]:
         return
     memory = Memory()  # why a packet is decided as it is depends on those before it
     for (ready, now), step in zip(timed([step.ready for step in result.steps]), result.steps, strict=True):
-        if ready.frame is not None:
+        if ready.frame is not None and ready.step.is_sent:
+            note_sent(policy, ready.frame, memory=memory, now=now)
+        elif ready.frame is not None:
             _, trace = explain(policy, ready.frame, ready.interface, memory=memory, now=now)
             if not step.ok:
                 yield from _failure(step, trace)

@@ -12,7 +12,7 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage, compile_policy
 from xdpfw.kernel.program import LOOPBACK, Generation
 from xdpfw.packet.decode import MAX_VLAN_TAGS
-from xdpfw.reference.interpreter import Decision, evaluate
+from xdpfw.reference.interpreter import Decision, evaluate, note_sent
 from xdpfw.reference.memory import START, Instant, Memory
 
 DECIDING_BYTES: Final = 14 + 4 * MAX_VLAN_TAGS + ir.MAX_IP_LENGTH
@@ -28,6 +28,9 @@ class Decider(Protocol):
         ``interface`` None is one that the policy does not name. ``Decision.counted`` may be empty: see ``counted``;
         and so may be ``Decision.events``.
         """
+
+    def sent(self, frame: bytes, now: Instant = START) -> None:
+        """Takes in that the firewall's own side sends an Ethernet frame through an interface of the policy."""
 
     def forget(self) -> None:
         """From here on it is as if no packet had come before. What was counted stays."""
@@ -48,6 +51,9 @@ class ReferenceDecider:
         decision = evaluate(self._policy, frame, interface, memory=self._memory, now=now)
         self._counted.update(decision.counted)
         return decision
+
+    def sent(self, frame: bytes, now: Instant = START) -> None:
+        note_sent(self._policy, frame, memory=self._memory, now=now)
 
     def forget(self) -> None:
         self._memory = Memory()
@@ -70,8 +76,11 @@ class KernelDecider:
         assert reason is not None
         if number is None:
             return Decision(ir.Verdict(verdict), reason)
-        rule = self._rules[number]
-        return Decision(ir.Verdict(verdict), reason, rule.name, rule.action.interface)
+        rule, found = self._rules[number], ir.Verdict(verdict)
+        return Decision(found, reason, rule.name, rule.action.interface if found is ir.Verdict.REDIRECT else None)
+
+    def sent(self, frame: bytes, now: Instant = START) -> None:
+        self._generation.send(frame[:DECIDING_BYTES], boot_ns=now.boot_ns)
 
     def forget(self) -> None:
         self._generation.forget()

@@ -38,7 +38,7 @@ class ReadyCase:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """``found`` is None for a step that waits."""
+    """``found`` is None for a step that waits, or that sends."""
 
     ready: ReadyStep
     found: Decision | None
@@ -50,6 +50,8 @@ class StepResult:
 
     def to_json(self) -> dict[str, Any]:
         step, found = self.ready.step, self.found
+        if step.is_sent:
+            return {"ok": True, "sent": step.packet, "interface": step.interface}
         if found is None:
             return {"ok": True, "wait_s": step.wait_ns / NS_PER_S}
         return {
@@ -118,7 +120,12 @@ def run(tests: Sequence[ReadyCase], decider: Decider) -> Iterator[CaseResult]:
 
 def _run(steps: Sequence[ReadyStep], decider: Decider) -> Iterator[StepResult]:
     for ready, now in timed(steps):
-        yield StepResult(ready, None if ready.frame is None else decider.decide(ready.frame, ready.interface, now))
+        found = None
+        if ready.frame is not None and ready.step.is_sent:
+            decider.sent(ready.frame, now)
+        elif ready.frame is not None:
+            found = decider.decide(ready.frame, ready.interface, now)
+        yield StepResult(ready, found)
 
 
 def timed(steps: Sequence[ReadyStep]) -> Iterator[tuple[ReadyStep, Instant]]:
