@@ -102,7 +102,7 @@ class Controller:
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 notes += interfacenotes.target_notes(image.targets, targets, interfaces)
-                notes += forwarding.set_routes(self._pins.generation(state.number), policy, interfaces)
+                notes += forwarding.set_targets(self._pins.generation(state.number), policy, interfaces)
                 return Applied(state.number, changed=False, modes=interfacenotes.modes(interfaces), notes=notes)
             with self._pins.new_generation() as (number, directory):
                 inherited = opened.enter_context(statekeeping.inherited(self._pins))
@@ -118,7 +118,7 @@ class Controller:
                     )
                 )
                 generation.pin(directory)
-                forwarding.set_routes(directory, policy, interfaces)
+                forwarding.set_targets(directory, policy, interfaces)
                 kept = rulestables.to_bytes(None if image.has_cut_sets else image.wanted_sets)
                 metadata.pin(directory, meta, source.files, kept)
             try:
@@ -130,7 +130,7 @@ class Controller:
             self._release({info.ifindex for info in interfaces}, generation, state)
             self._retire(number, meta)
             notes += interfacenotes.target_notes(image.targets, targets, interfaces)
-            notes += forwarding.set_routes(self._pins.generation(number), policy, interfaces)
+            notes += forwarding.set_targets(self._pins.generation(number), policy, interfaces)
             if before is not None and syncookies is None:
                 notes += cookies.put_back(self._pins, before)
             return Applied(number, changed=True, modes=interfacenotes.modes(interfaces), notes=notes)

@@ -33,7 +33,6 @@ from xdpfw.kernel.maps import (
     Map,
 )
 from xdpfw.kernel.state import State, boot_ns, present_tai_offset_ns
-from xdpfw.kernel.targets import write_cpus
 
 OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
 PROGRAM: Final = "xdpfw"
@@ -556,8 +555,6 @@ class Generation:
             self.set_interface(ifindex, index)
         self.maps.limits.fill(image.limits)
         self.maps.cpu_choices.fill(array("I", image.cpu_choices).tobytes())
-        if not self.traces:
-            write_cpus(self.maps.cpus, image.cpu_choices)
         if image.protected_ports:
             self.maps.protected_ports.fill(_port_bits(image.protected_ports))
         for name in _KNOCK_ARRAYS[:-1]:

@@ -46,10 +46,17 @@ def write_stations(routes: HashMap, macs: ArrayMap, stations: Sequence[Station])
             routes.delete(key)
 
 
+def set_cpus(directory: Path, numbers: Iterable[int]) -> None:
+    """Lets a generation that is pinned in ``directory`` hand packets to these CPUs. Raises KernelError."""
+    with HashMap.open(str(directory / "cpus")) as cpus:
+        write_cpus(cpus, numbers)
+
+
 def write_cpus(cpus: HashMap, numbers: Iterable[int]) -> None:
-    """Has the kernel start a thread on each of these CPUs. Raises KernelError."""
-    for number in dict.fromkeys(numbers):
-        cpus.write(_word(number), _word(CPU_QUEUE_FRAMES))
+    """Has the kernel start a thread on each of these CPUs that has none yet. Raises KernelError."""
+    for key in map(_word, dict.fromkeys(numbers)):
+        if cpus.read(key) is None:
+            cpus.write(key, _word(CPU_QUEUE_FRAMES))
 
 
 def online_cpus() -> tuple[str, frozenset[int]]:
