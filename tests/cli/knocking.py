@@ -68,6 +68,6 @@ def knocking(firewall: Firewall) -> Iterator[Knocking]:
         blob.pin(str(directory / META))
     with state_maps() as state:
         state.initialise((1, 2), present_tai_offset_ns())
-        pins.state.mkdir(0o700)
-        state.pin(pins.state)
+        with pins.lock(), pins.new_state() as new:
+            state.pin(new)
         yield Knocking(firewall, state, pins)

@@ -69,7 +69,8 @@ def test_grants_and_progress_live_on(src: str) -> None:
             assert send(new, packet_of("22/tcp", "198.51.100.9")) == PASSED
             assert send(old, packet_of("22/tcp", "198.51.100.9")) == PASSED, "the old one shares it, too"
             with followed(new, dropping()) as none, followed(new, dropping(SSH)) as last:
-                assert none.generation.state is None
+                assert none.generation.state is not None
+                assert none.generation.state.grants.max_entries == 1
                 assert send(last, packet_of("22/tcp", src)) == PASSED
                 last.wait(30 * S)
                 assert send(last, packet_of("22/tcp", src)) == SHUT

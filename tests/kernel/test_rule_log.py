@@ -96,8 +96,3 @@ def test_a_sample_is_one_in_so_many() -> None:
             generation.run(frame, boot_ns=number * S)
         with state.kernel_ring() as ring:
             assert 100 < ring.head < 320
-
-
-def test_without_logs_and_knocks_there_is_no_state() -> None:
-    with Generation.load(compile_policy(policy()), interfaces=[LOOPBACK], targets=[], trace=True) as generation:
-        assert generation.state is None

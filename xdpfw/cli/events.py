@@ -52,7 +52,7 @@ def command(app: App, follow: bool, since: str | None, netns: str | None, instan
         return
     stream = _open(pins, since_ns)
     if stream is None:
-        app.complain("no events: the policy has no knocks, and no rule that logs")
+        app.complain("no events: a policy is just being put in force")
         return
     with stream:
         _tell(app, stream.take(), as_json)
@@ -74,7 +74,7 @@ def _since_ns(since: str | None) -> int:
 
 
 def _open(pins: Pins, since_ns: int) -> EventStream | None:
-    """None where the policy needs no events, or is just put in force."""
+    """None while a policy is being put in force."""
     from xdpfw.errors import KernelError
     from xdpfw.observe.events import EventStream
 
