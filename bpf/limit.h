@@ -20,7 +20,8 @@
  * Buckets of sources and flows lie in the map "limit_buckets", eight together, found by a keyed hash. A newcomer takes the
  * place of one that is full, which is no loss. Where all eight owe something, it takes the place of the one of its own
  * limit that owes least, and *goes on with what that one owes*: so eight places never give more than eight times the
- * rate, whatever addresses a flood makes up. Only where there is none of its own limit, it takes another limit's place.
+ * rate, whatever addresses a flood makes up. Where there is none of its own limit, it takes the place of the one of another
+ * that owes least, and owes a whole burst: nobody gets tokens back by having its bucket driven out by another limit's.
  */
 #ifndef XDPFW_LIMIT_H
 #define XDPFW_LIMIT_H
@@ -135,15 +136,14 @@ __attribute__((noinline)) int claim_slot(__u32 bucket_number, __u32 number, __u6
 			}
 		}
 		slot = &bucket->slots[best & (XDPFW_BUCKET_SLOTS - 1)];
+		full_at = *(volatile __u64 *)&slot->full_at;
+		if (least >= LIMIT_FOREIGN &&
+		    __sync_val_compare_and_swap(&slot->full_at, full_at, now + rate->depth) != full_at)
+			continue;
 		if (__sync_val_compare_and_swap(&slot->tag, before, tag) != before)
 			continue;
-		if (least) {
+		if (least)
 			counter->shared++;
-			/* Another limit's debt may be beyond this one's depth, which would keep all out for longer than that. */
-			full_at = *(volatile __u64 *)&slot->full_at;
-			if (owed(full_at, now, LIMIT_DEEPEST) > rate->depth)
-				__sync_val_compare_and_swap(&slot->full_at, full_at, now + rate->depth);
-		}
 		return best & (XDPFW_BUCKET_SLOTS - 1);
 	}
 	return LIMIT_NO_SLOT;

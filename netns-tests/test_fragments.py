@@ -117,3 +117,41 @@ def test_long_frames_are_decided_as_the_reference_says(make_wire: Callable[..., 
     ]
     wire.send(frame for frame, _ in arrivals)
     Expected.of(text, arrivals).check(wire.firewall.stats())
+
+
+FOLLOW = "{fragments: true, established: false}"
+PINGS = "{name: ping, match: {proto: [icmp, icmpv6], fragment: [none, first]}, action: pass}"
+
+
+def test_later_fragments_follow_their_first_one_through_a_default_drop(
+    make_host: Callable[[int], Host], mode: str
+) -> None:
+    host = make_host(1500)
+    host.firewall.apply(policy(PINGS, mode=mode, allow=FOLLOW))
+    for address in (V4, V6):
+        host.client.run(*PING, "-s", "4000", *(["-M", "dont"] if address == V4 else []), address)
+    assert host.firewall.reason("allow.fragments") == 2 * COUNT * 2
+    host.firewall.apply(policy(PINGS, mode=mode, allow=ALLOW))
+    for address in (V4, V6):
+        host.client.run("ping", "-n", "-c", "1", "-W", "1", "-s", "4000", address, status=1)
+    assert host.firewall.reason("allow.fragments") == 2 * COUNT * 2
+
+
+def test_a_long_datagram_reaches_its_port_and_none_that_is_closed(make_host: Callable[[int], Host], mode: str) -> None:
+    host = make_host(1500)
+    host.firewall.apply(policy("{name: dns, match: {proto: udp, dport: 53}, action: pass}", mode=mode, allow=FOLLOW))
+    payload = random.Random(2).randbytes(5000)
+    for family, address in ((socket.AF_INET, V4), (socket.AF_INET6, V6)):
+        with (
+            host.host.socket(family, socket.SOCK_DGRAM) as server,
+            host.host.socket(family, socket.SOCK_DGRAM) as closed,
+            host.client.socket(family, socket.SOCK_DGRAM) as client,
+        ):
+            server.bind((address, 53))
+            closed.bind((address, 54))
+            client.sendto(payload, (address, 54))
+            client.sendto(payload, (address, 53))
+            assert server.recv(9000) == payload
+            closed.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                closed.recv(9000)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What knocks met, carried over from policy to policy."""
+"""What knocks and limits met, carried over from policy to policy."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
-from xdpfw.kernel.maps import Counter, KnockCounter
-from xdpfw.observe.metadata import KeyMeta, KnockMeta, Metadata
+from xdpfw.kernel.maps import Counter, KnockCounter, LimitCounter
+from xdpfw.observe.metadata import KeyMeta, KnockMeta, Metadata, RuleMeta
 from xdpfw.observe.stats import Statistics
 from xdpfw.observe.totals import REMOVED_KNOCKS, Totals
 
@@ -42,16 +43,32 @@ def test_without_knocks_there_is_no_row() -> None:
     assert (list(statistics.by_knock()), statistics.to_json()["knocks"]) == ([], [])
 
 
+def test_what_limits_met_adds_up_and_goes_with_the_limit() -> None:
+    one, other = (
+        Totals({"a": Counter(9, 9), "b": Counter(9, 9)}, exceeded={"a": LimitCounter(1, 2, 3), "b": LimitCounter(4)}),
+        Totals({"a": Counter(1, 1)}, exceeded={"a": LimitCounter(10, 20, 30)}),
+    )
+    rules = tuple(RuleMeta(name, "pass", "", None, ()) for name in ("a", "b", "c"))
+    limited = dataclasses.replace(meta(), rules=rules, limited=("a", "c"))
+    statistics = Statistics(limited, one.plus(other).for_rules(limited))
+    assert [row.exceeded for row in statistics.by_rule()][:3] == [11, None, 0]
+    a, b, c = statistics.to_json()["rules"]
+    assert (a["packets"], a["exceeded"]) == (10, {"packets": 11, "bytes": 22, "shared": 33})
+    assert (b.get("exceeded"), c["exceeded"]["packets"]) == (None, 0)
+
+
 def test_totals_survive_being_handed_on() -> None:
     totals = Totals({"a": Counter(1, 2)}, removed=Counter(3, 4), knocks={"ssh": KnockCounter(*range(7))})
+    totals = dataclasses.replace(totals, exceeded={"a": LimitCounter(5, 6, 7)})
     assert Totals.from_bytes(totals.to_bytes()) == totals
 
 
 def test_totals_of_an_xdpfw_without_knocks_are_read() -> None:
     totals = Totals({"a": Counter(1, 2)}, removed=Counter(3, 4))
-    *old, knocks = json.loads(totals.to_bytes())
-    assert knocks == {}
-    assert Totals.from_bytes(json.dumps(old).encode()) == totals
+    *old, knocks, exceeded = json.loads(totals.to_bytes())
+    assert (knocks, exceeded) == ({}, {})
+    for columns in (old, [*old, knocks]):
+        assert Totals.from_bytes(json.dumps(columns).encode()) == totals
 
 
 def test_metadata_survives_being_pinned() -> None:

@@ -292,6 +292,7 @@ class Controller:
                 KnockMeta.of(knock, identity(knock.name), lambda key: fingerprint(key.key)) for knock in policy.knocks
             ),
             rules_digest=source.rules_digest,
+            limited=tuple(rule.name for rule in policy.rules if rule.limit is not None),
             syncookies=syncookies,
         )
 

@@ -136,6 +136,29 @@ def test_who_fills_a_slot_of_its_own_takes_none_from_others(slow: Generation) ->
     assert all(passes(slow, number) for number in range(500) if number != 7)
 
 
+def test_three_limits_in_a_full_table_give_nobody_tokens_back() -> None:
+    """One fills the table with the deepest debts; two sources of the others drive each other out, over and over."""
+    limits = {
+        "deep": (53, replace(SLOW, burst=4)),
+        "middle": (54, replace(SLOW, amount=2)),
+        "shallow": (55, replace(SLOW, amount=100)),
+    }
+    rules = [
+        ir.Rule(name, ir.Match(proto=one(17), dport=one(port)), PASS, limit=limit)
+        for name, (port, limit) in limits.items()
+    ]
+    with load(policy(*rules, default=ir.Verdict.DROP)) as generation:
+        for _ in range(4):
+            for number in range(FORGED):
+                passes(generation, number, 53)
+        source, passed = 1 << 24, 0
+        for number in range(300):
+            passed += passes(generation, source, 54)
+            for other in range(64):
+                passes(generation, source + 1 + number * 64 + other, 55)
+        assert passed <= limits["middle"][1].burst
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 @pytest.mark.parametrize("per", [ir.Per.RULE, ir.Per.SRC, ir.Per.FLOW])
 @pytest.mark.parametrize(

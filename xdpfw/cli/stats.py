@@ -51,7 +51,8 @@ def command(app: App, by: str, watch: bool, netns: str | None, instance: str | N
     JSON, whatever --by: {"interfaces": {NAME: {"packets", "bytes", "verdicts"}}, "rules": [{"name", "packets",
     "bytes", "action", "comment"}], "removed_rules", "reasons": {NAME: {"packets", "bytes"}}, "verdicts": {...}, "sets":
     [{"name", "packets", "bytes"}], "knocks": [{"name", "steps", "resets", "grants", "refused", "closes", "passed",
-    "dropped"}]}; with --watch one such object a line.
+    "dropped"}]}; with --watch one such object a line. A rule that has a limit has "exceeded": {"packets", "bytes",
+    "shared"}, too.
     """
     pins = app.pins(instance, netns)
     if watch:
@@ -140,10 +141,12 @@ def _table(by: str, sample: Sample, before: Sample | None) -> tuple[list[Column]
     what = {"rule": "action", "interface": "verdict"}.get(by)
     rows = list(_rows(sample.statistics, by))
     earlier = {} if before is None else {(row.name, row.action): row.counter for row in _rows(before.statistics, by)}
+    has_limits = any(row.exceeded is not None for row in rows)
     has_comments = any(row.comment for row in rows)
     columns = [Column(by), *([Column(what)] if what else [])]
     columns += [Column(title, is_number=True) for title in ("packets", "bytes")]
     columns += [Column(title, is_number=True) for title in (("packets/s", "bytes/s") if before else ())]
+    columns += [Column("exceeded", is_number=True)] if has_limits else []
     columns += [Column("comment", gives_way=True)] if has_comments else []
     cells = []
     for row in rows:
@@ -152,6 +155,8 @@ def _table(by: str, sample: Sample, before: Sample | None) -> tuple[list[Column]
         if before is not None:
             packets, octets = _rate(counter, earlier.get((row.name, row.action)), sample.at - before.at)
             line += [f"{packets:.0f}", bytes_text(octets)]
+        if has_limits:
+            line.append("" if row.exceeded is None else str(row.exceeded))
         cells.append([*line, row.comment or ""] if has_comments else line)
     return columns, list(cells)
 

@@ -131,6 +131,7 @@ class Metadata:
     sets: tuple[SetMeta, ...]
     knocks: tuple[KnockMeta, ...] = ()
     rules_digest: str = ""  # of all that rules are compiled from: the files of sets are not among it
+    limited: tuple[str, ...] = ()  # rules that have a limit, in the order of the limits' numbers
     syncookies: Syncookies | None = None  # what detach puts back; None: nothing was asked of the TCP stack
 
     def to_bytes(self) -> bytes:
@@ -151,6 +152,7 @@ class Metadata:
             KnockMeta(name, id_, text, steps, tuple(services), tuple(KeyMeta(*key) for key in keys), *scope)
             for name, id_, text, steps, services, keys, *scope in columns.get("knocks", ())
         )
+        columns["limited"] = tuple(columns.get("limited", ()))
         if columns.get("syncookies") is not None:
             columns["syncookies"] = Syncookies(*columns["syncookies"])
         return cls(**columns)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from xdpfw.kernel.maps import Counter, KnockCounter
+from xdpfw.kernel.maps import Counter, KnockCounter, LimitCounter
 from xdpfw.kernel.pins import Pins
 from xdpfw.observe.metadata import Metadata
 from xdpfw.observe.totals import REMOVED_KNOCKS, Counts, Totals, add, read_totals, total
@@ -23,13 +23,17 @@ NO_SET: Final = "(no set)"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a view. ``apart``: a rule that only counts, whose packets are in other rows too."""
+    """One row of a view. ``apart``: a rule that only counts, whose packets are in other rows too.
+
+    ``exceeded``: packets of a rule's that were beyond its limit, which are among its packets; None: it has no limit.
+    """
 
     name: str
     counter: Counter
     action: str | None = None
     comment: str | None = None
     apart: bool = False
+    exceeded: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,18 @@ class Statistics:
                 found[verdict] = add(found.get(verdict, Counter(0, 0)), counter)
         return found
 
+    @property
+    def limits(self) -> dict[str, LimitCounter]:
+        """By rule, of those that have a limit."""
+        return {name: self.totals.exceeded.get(name, LimitCounter()) for name in self.meta.limited}
+
     def by_rule(self) -> Iterator[Row]:
+        limits = self.limits
         for rule in self.meta.rules:
             counts = self.totals.counted if rule.counts else self.totals.rules
             counter = counts.get(rule.name, Counter(0, 0))
-            yield Row(rule.name, counter, rule.action, rule.comment, apart=rule.counts)
+            exceeded = limits[rule.name].exceeded if rule.name in limits else None
+            yield Row(rule.name, counter, rule.action, rule.comment, apart=rule.counts, exceeded=exceeded)
         if self.totals.removed.packets:
             yield Row(REMOVED, self.totals.removed)
         for reason, counter in self.totals.reasons.items():
@@ -100,6 +111,7 @@ class Statistics:
     def to_json(self) -> dict[str, Any]:
         """The shape that SPEC fixes, with bytes beside packets everywhere."""
         removed = self.totals.removed
+        exceeded = {name: {"exceeded": _limit_json(counter)} for name, counter in self.limits.items()}
         return {
             "interfaces": {
                 name: {**_json(total(counts.values())), "verdicts": {v: _json(c) for v, c in counts.items()}}
@@ -111,6 +123,7 @@ class Statistics:
                     **_json((self.totals.counted if rule.counts else self.totals.rules).get(rule.name, Counter(0, 0))),
                     "action": rule.action,
                     "comment": rule.comment,
+                    **exceeded.get(rule.name, {}),
                 }
                 for rule in self.meta.rules
             ],
@@ -124,3 +137,7 @@ class Statistics:
 
 def _json(counter: Counter) -> dict[str, int]:
     return {"packets": counter.packets, "bytes": counter.bytes}
+
+
+def _limit_json(counter: LimitCounter) -> dict[str, int]:
+    return {"packets": counter.exceeded, "bytes": counter.exceeded_bytes, "shared": counter.shared}

@@ -16,7 +16,7 @@ from typing import Final
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
-from xdpfw.kernel.maps import Blob, Counter, KnockCounter
+from xdpfw.kernel.maps import Blob, Counter, KnockCounter, LimitCounter
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation
 from xdpfw.observe import metadata
@@ -34,6 +34,7 @@ _NOTHING: Final = Counter(0, 0)
 
 Counts = dict[str, Counter]
 KnockCounts = dict[str, KnockCounter]
+LimitCounts = dict[str, LimitCounter]
 
 
 def add(a: Counter, b: Counter) -> Counter:
@@ -55,7 +56,7 @@ class Totals:
 
     ``rules``: rules that decided; ``counted``: rules that only count; ``removed``: rules that are no more;
     ``reasons``: packets that no rule decided, by reason; ``verdicts``: interface -> verdict -> counter. ``knocks``:
-    what each knock met.
+    what each knock met. ``exceeded``: what each rule's limit did not let through, which is in ``rules``, too.
     """
 
     rules: Counts = field(default_factory=dict)
@@ -64,6 +65,7 @@ class Totals:
     reasons: Counts = field(default_factory=dict)
     verdicts: dict[str, Counts] = field(default_factory=dict)
     knocks: KnockCounts = field(default_factory=dict)
+    exceeded: LimitCounts = field(default_factory=dict)
 
     def plus(self, other: Totals) -> Totals:
         return Totals(
@@ -79,6 +81,10 @@ class Totals:
                 name: _sum_of_knocks([counts[name] for counts in (self.knocks, other.knocks) if name in counts])
                 for name in {**self.knocks, **other.knocks}
             },
+            {
+                name: _sum_of_limits([counts[name] for counts in (self.exceeded, other.exceeded) if name in counts])
+                for name in {**self.exceeded, **other.exceeded}
+            },
         )
 
     def for_rules(self, meta: Metadata) -> Totals:
@@ -93,6 +99,7 @@ class Totals:
             self.reasons,
             self.verdicts,
             self._knocks_of(meta),
+            {name: counter for name, counter in self.exceeded.items() if name in meta.limited},
         )
 
     def _knocks_of(self, meta: Metadata) -> KnockCounts:
@@ -102,20 +109,22 @@ class Totals:
         return {**found, REMOVED_KNOCKS: gone} if any(gone) else found
 
     def to_bytes(self) -> bytes:
-        columns = [self.rules, self.counted, self.removed, self.reasons, self.verdicts, self.knocks]
+        columns = [self.rules, self.counted, self.removed, self.reasons, self.verdicts, self.knocks, self.exceeded]
         return json.dumps(columns).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Totals:
-        # What an xdpfw without knocks has handed on ends with the verdicts.
-        rules, counted, removed, reasons, verdicts, *knocks = json.loads(data)
+        # What an xdpfw without knocks has handed on ends with the verdicts; one without limits, with the knocks.
+        rules, counted, removed, reasons, verdicts, *rest = json.loads(data)
+        knocks, exceeded = (*rest, {}, {})[:2]
         return cls(
             _counts(rules),
             _counts(counted),
             Counter(*removed),
             _counts(reasons),
             {name: _counts(counts) for name, counts in verdicts.items()},
-            {name: KnockCounter(*counter) for counts in knocks for name, counter in counts.items()},
+            {name: KnockCounter(*counter) for name, counter in knocks.items()},
+            {name: LimitCounter(*counter) for name, counter in exceeded.items()},
         )
 
 
@@ -125,6 +134,10 @@ def _counts(raw: dict[str, list[int]]) -> Counts:
 
 def _sum_of_knocks(counters: Sequence[KnockCounter]) -> KnockCounter:
     return KnockCounter(*map(sum, zip(*counters, strict=True)))
+
+
+def _sum_of_limits(counters: Sequence[LimitCounter]) -> LimitCounter:
+    return LimitCounter(*map(sum, zip(*counters, strict=True)))
 
 
 def counted_by(generation: Generation, meta: Metadata) -> Totals:
@@ -145,6 +158,7 @@ def counted_by(generation: Generation, meta: Metadata) -> Totals:
         reasons={abi.reason_name(reason): reasons[reason] for reason in abi.Reason if reason != abi.Reason.RULE},
         verdicts=verdicts,
         knocks={knock.name: counter for knock, counter in zip(meta.knocks, knock_counters, strict=True)},
+        exceeded=dict(zip(meta.limited, generation.limit_counters(), strict=True)) if meta.limited else {},
     )
 
 
