@@ -27,6 +27,7 @@ from bench import (
     breakdown,
     cold,
     compiling,
+    flows,
     knocks,
     limits,
     packets,
@@ -111,6 +112,10 @@ def _knocks(plan: Plan, say: Say) -> Iterator[Table]:
     yield from knocks.measure(plan.rounds, plan.repeat, say)
 
 
+def _flows(plan: Plan, say: Say) -> Iterator[Table]:
+    yield from flows.measure(plan.rounds, plan.repeat, say)
+
+
 def _limits(plan: Plan, say: Say) -> Iterator[Table]:
     yield from limits.measure(plan.rounds, plan.repeat, say)
 
@@ -128,6 +133,7 @@ WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
     "compile": _compile,
     "sets": _sets,
     "knocks": _knocks,
+    "flows": _flows,
     "limits": _limits,
     "adversarial": _adversarial,
 }

@@ -4,7 +4,8 @@
  * lets the packet go on to whatever comes behind it, as TCX and as a filter of clsact alike.
  *
  * What the host itself sends may be taken for well formed: lengths, which segmentation offload makes wrong anyway, are not
- * looked at. The scratch belongs to the other program, which may run on this CPU before this one is done.
+ * looked at. The scratch belongs to the other program, which may run on this CPU before this one is done: what this one
+ * needs is on the stack.
  */
 #ifndef XDPFW_EGRESS_H
 #define XDPFW_EGRESS_H

@@ -103,7 +103,7 @@ __attribute__((noinline)) int receive(const struct xdpfw_flow_key *key, __u64 ta
 	flow = bpf_map_lookup_elem(&flows, &index);
 	if (!flow)
 		return 0;
-	now_ns = boot_ns();
+	now_ns = recent_boot_ns();
 	if (flow->until_ns <= now_ns)
 		return 0;
 	before = standing_of(flow);
@@ -179,7 +179,7 @@ __attribute__((noinline)) int send(const struct xdpfw_flow_key *key, __u64 tcp)
 	if (!key)
 		return 0;
 	tag = flow_tag(key);
-	now_ns = boot_ns();
+	now_ns = recent_boot_ns();
 	found = find_flow(key, tag);
 	if (found >= 0) {
 		index = found;

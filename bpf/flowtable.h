@@ -6,7 +6,8 @@
  * What is in a slot is whole: whoever takes one claims its tag, writes the flow, and then says whose it is. A flow's
  * standing is one word, which goes from one value to another at once; who comes too late leaves it as the other one did.
  *
- * Both programs come here, and one may be at it while the other is on another CPU: nothing is in the scratch of either.
+ * Both programs come here, and one may be at it while the other is, on another CPU or below it on this one: nothing is in
+ * the scratch but the time, which is the same for both. It may be a tick old: all that lasts here lasts for seconds.
  */
 #ifndef XDPFW_FLOWTABLE_H
 #define XDPFW_FLOWTABLE_H
@@ -315,7 +316,7 @@ static __always_inline __u32 incoming_tag(__u64 tag)
 __attribute__((noinline)) int put_incoming(__u64 tag)
 {
 	struct xdpfw_incoming *bucket = incoming_of(tag);
-	__u32 now_ms = boot_ns() / NS_PER_MS, chosen = 0, most_ms = 0, age_ms;
+	__u32 now_ms = recent_boot_ns() / NS_PER_MS, chosen = 0, most_ms = 0, age_ms;
 	__u64 slot;
 
 	if (!bucket)

@@ -135,7 +135,7 @@ static __always_inline bool is_related(struct xdp_md *ctx, const struct packet *
 	if (found >= 0) {
 		index = found;
 		flow = bpf_map_lookup_elem(&flows, &index);
-		if (flow && flow->until_ns > boot_ns())
+		if (flow && flow->until_ns > recent_boot_ns())
 			return true;
 	}
 	return scratch->flow_key.protocol == IPPROTO_TCP && has_socket(ctx, &scratch->flow_key);
