@@ -191,6 +191,8 @@ enum xdpfw_event_kind {
 	XDPFW_EVENT_GRANT_REFUSED,	/* the map of grants is full */
 	XDPFW_EVENT_SPA_FAILURE,	/* detail: enum xdpfw_reason */
 	XDPFW_EVENT_RULE,		/* a rule that logs: rule, detail: enum xdpfw_verdict */
+	XDPFW_EVENT_SET_ADD,		/* a new member of the dynamic set in slot detail, by rule or by a command; duration_ns: its time */
+	XDPFW_EVENT_SET_DELETE,		/* by a command */
 	XDPFW_EVENT_COUNT,
 };
 

@@ -14,11 +14,6 @@ enum {
 	SERVICE_PROTOCOL_SHIFT = 16,
 };
 
-static __always_inline __u64 leading_bits(__u32 count)
-{
-	return count ? ~0ULL << (64 - count) : 0;
-}
-
 static __always_inline __u32 scope_bits(const struct packet *p, const struct xdpfw_knock *knock)
 {
 	return p->family == XDPFW_FAMILY_IPV4 ? knock->scope_v4 : knock->scope_v6;

@@ -168,7 +168,7 @@ MAPPABLE_ARRAY_MAP(incoming, XDPFW_INCOMING_BUCKETS, struct xdpfw_incoming);
 MAPPABLE_ARRAY_MAP(fragments, XDPFW_FRAGMENT_BUCKETS, struct xdpfw_fragments);
 MAPPABLE_ARRAY_MAP(limit_buckets, XDPFW_LIMIT_BUCKETS, struct xdpfw_limit_slots);
 MAPPABLE_ARRAY_MAP(acquaintances, XDPFW_ACQUAINTANCE_BUCKETS, struct xdpfw_acquaintances);
-MAPPABLE_ARRAY_MAP(set_heads, XDPFW_MAX_DYNAMIC_SETS, struct xdpfw_set_head);
+MAPPABLE_ARRAY_MAP(set_heads, XDPFW_SET_SLOTS, struct xdpfw_set_head);
 
 /* Members of dynamic sets, by slot. Each set's map is as large as the policy says. */
 struct members {
@@ -181,7 +181,7 @@ struct members {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
-	__uint(max_entries, XDPFW_MAX_DYNAMIC_SETS);
+	__uint(max_entries, XDPFW_SET_SLOTS);
 	__type(key, __u32);
 	__array(values, struct members);
 } dynamic_sets SEC(".maps");

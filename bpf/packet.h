@@ -16,6 +16,12 @@ struct address {
 	__u64 low;
 };
 
+/* A mask of the highest bits, 0 to 64 of them. */
+static __always_inline __u64 leading_bits(__u32 count)
+{
+	return count ? ~0ULL << (64 - count) : 0;
+}
+
 struct packet {
 	__u32 bytes;				/* of the whole frame, fragments of the buffer included */
 	__u32 family;				/* enum xdpfw_family */

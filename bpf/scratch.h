@@ -14,6 +14,7 @@
 
 #include "abi_flow.h"
 #include "abi_knock.h"
+#include "abi_set.h"
 #include "blake2s.h"
 #include "packet.h"
 
@@ -126,6 +127,9 @@ struct scratch {
 	struct xdpfw_grant grant;
 	struct xdpfw_grant extended;
 	__u64 unsigned_grants;		/* that a sweep found */
+	struct xdpfw_member_key member_key;
+	struct xdpfw_member member;
+	__u64 first_end_ns;		/* of the members that a sweep has left */
 	__u64 made;			/* bit i: this grant's entry of service i is new */
 	__u64 filter_bits[FILTER_WORDS];
 	struct rotating rotating[XDPFW_MAX_ROTATIONS];

@@ -18,7 +18,7 @@ from xdpfw.kernel.program import EGRESS, OBJECT, PROGRAM
 
 MOST_BYTES = 512
 ROUNDED_TO = 32
-CALLED_BACK = {"sweep_grants": ["sweep_entry"]}
+CALLED_BACK = {"sweep_grants": ["sweep_entry"], "add_source": ["sweep_member"]}
 """Functions that a helper calls: no call instruction names them."""
 
 pytestmark = pytest.mark.skipif(not shutil.which("llvm-objdump-16"), reason="needs llvm-objdump-16 (llvm-16)")

@@ -32,11 +32,14 @@ from xdpfw.kernel.program import Generation, Program, object_digest
 from xdpfw.kernel.sysctl import Syncookies
 from xdpfw.knock.keys import fingerprint
 from xdpfw.observe import metadata, names, totals
-from xdpfw.observe.metadata import InterfaceMeta, KnockMeta, Metadata, RuleMeta, SetMeta
+from xdpfw.observe.metadata import DynamicSetMeta, InterfaceMeta, KnockMeta, Metadata, RuleMeta, SetMeta
 
 Clock = Callable[[], float]
 
-_OTHER_STATE = "grants, half-done sequences and events begin anew: those that are there are of another version of xdpfw"
+_OTHER_STATE = (
+    "grants, half-done sequences, dynamic sets and events begin anew: "
+    "those that are there are of another version of xdpfw"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +95,14 @@ class Controller:
             interfaces = [self._find_free(interface, state) for interface in policy.interfaces]
             targets = [_find_target(policy, name) for name in image.targets]
             forwarding.check_cpus(policy)
+            sets = statekeeping.assigned_sets(self._pins, image.dynamic_sets, state.number)
             before, syncookies = cookies.before(self._pins, state.number), None
             notes = interfacenotes.vlan_notes(policy, interfaces) + interfacenotes.generic_notes(policy, interfaces)
             notes += forwarding.tag_notes(policy, interfaces)
             if policy.protect_syn:
                 syncookies, told = opened.enter_context(cookies.wanted(before))
                 notes += told
-            meta = self._metadata(policy, image, source, interfaces, targets, syncookies)
+            meta = self._metadata(policy, image, source, interfaces, targets, syncookies, sets)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 notes += interfacenotes.target_notes(image.targets, targets, interfaces)
@@ -115,6 +119,7 @@ class Controller:
                         targets=targets,
                         number=number,
                         state=inherited,
+                        set_slots=[each.slot for each in sets],
                     )
                 )
                 generation.pin(directory)
@@ -122,7 +127,11 @@ class Controller:
                 kept = rulestables.to_bytes(None if image.has_cut_sets else image.wanted_sets)
                 metadata.pin(directory, meta, source.files, kept)
             try:
-                with statekeeping.handed_down(self._pins, generation, inherited):
+                assert generation.state is not None
+                with (
+                    statekeeping.handed_down(self._pins, generation, inherited),
+                    statekeeping.sets_prepared(self._pins, generation.state, sets, state.number),
+                ):
                     notes += self._switch(policy, interfaces, generation, state)
             except BaseException:
                 self._pins.remove_generation(number)
@@ -268,6 +277,7 @@ class Controller:
         interfaces: list[InterfaceInfo],
         targets: list[int],
         syncookies: Syncookies | None,
+        sets: tuple[DynamicSetMeta, ...],
     ) -> Metadata:
         return Metadata(
             policy_file=source.file,
@@ -294,6 +304,7 @@ class Controller:
             rules_digest=source.rules_digest,
             limited=tuple(rule.name for rule in policy.rules if rule.limit is not None),
             syncookies=syncookies,
+            dynamic_sets=sets,
         )
 
     def _switch(

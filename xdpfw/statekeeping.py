@@ -6,15 +6,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from xdpfw.errors import KernelError
+from xdpfw.compiler import ir
+from xdpfw.errors import CapacityError, KernelError
 from xdpfw.kernel import abi
+from xdpfw.kernel.members import MemberSet
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import Generation
-from xdpfw.kernel.state import Grant, SpaTime, State, present_tai_offset_ns
-from xdpfw.observe.metadata import KnockMeta, Metadata, service_name
+from xdpfw.kernel.sets import make_set, remove_set
+from xdpfw.kernel.state import Grant, SpaTime, State, boot_ns, present_tai_offset_ns
+from xdpfw.observe import metadata
+from xdpfw.observe.metadata import DynamicSetMeta, KnockMeta, Metadata, service_name
 
 MAX_WINDOW_NS: Final = 86_400 * 1_000_000_000
 """The longest ``window`` that a policy may give SPA messages."""
@@ -66,6 +70,70 @@ def handed_down(pins: Pins, generation: Generation, before: State | None) -> Ite
     state.pin_anew(pins.state, shrunk)
 
 
+def assigned_sets(pins: Pins, sets: Sequence[ir.DynamicSet], present: int | None) -> tuple[DynamicSetMeta, ...]:
+    """The policy's dynamic sets, each in the slot that it has in generation ``present``, or else in one that is free.
+
+    Raises CapacityError where there are not enough. Needs the instance's lock.
+    """
+    known = {number: metadata.read(pins.generation(number)).dynamic_sets for number in pins.generations()}
+    slots = {each.name: each.slot for each in known.get(present, ())} if present is not None else {}
+    slots[ir.BANS] = int(abi.SetLimit.BANS_SLOT)
+    taken = {each.slot for found in known.values() for each in found}.union(slots.values())
+    free = (slot for slot in range(abi.SetLimit.SET_SLOTS) if slot not in taken)
+    for each in sets:
+        if each.name not in slots:
+            slot = next(free, None)
+            if slot is None:
+                raise CapacityError(
+                    "the dynamic sets of this policy and the one before are too many", hint="apply again"
+                )
+            slots[each.name] = slot
+    return tuple(DynamicSetMeta(each.name, slots[each.name], each.size, each.timeout_ns) for each in sets)
+
+
+@contextlib.contextmanager
+def sets_prepared(pins: Pins, state: State, sets: Sequence[DynamicSetMeta], present: int | None) -> Iterator[None]:
+    """Makes those that generation ``present`` does not have, for the context, in which the switch to them is.
+
+    An exception in it removes them. Raises CapacityError where a set has more members than it is to have room for.
+    Needs the instance's lock.
+    """
+    before = set()
+    if present is not None:
+        before = {each.slot for each in metadata.read(pins.generation(present)).dynamic_sets}
+    with contextlib.ExitStack() as undo:
+        for each in sets:
+            found = MemberSet.open(state, each.slot) if each.slot in before else None
+            if found is None:
+                undo.callback(remove_set, state.set_heads, state.dynamic_sets, each.slot)
+                make_set(state.set_heads, state.dynamic_sets, each.slot, each.size)
+                continue
+            with found:
+                if found.size > each.size and (live := found.count(boot_ns())) > each.size:
+                    raise CapacityError(
+                        f"dynamic set {each.name}: {live:,} members, and a size of {each.size:,}",
+                        hint=f"a larger size, or xdpfw set flush {each.name}",
+                    )
+        yield
+        undo.pop_all()
+
+
+def settle_sets(state: State, sets: Sequence[DynamicSetMeta]) -> None:
+    """Removes the dynamic sets of policies that are no more, and gives the others their sizes. Needs the lock."""
+    slots = {each.slot for each in sets}
+    for slot in range(state.dynamic_sets.max_entries):
+        if slot not in slots:
+            remove_set(state.set_heads, state.dynamic_sets, slot)
+    for each in sets:
+        found = MemberSet.open(state, each.slot)
+        if found is None:
+            make_set(state.set_heads, state.dynamic_sets, each.slot, each.size)
+            continue
+        with found:
+            if found.size != each.size:
+                found.resize(state, each.size, boot_ns())
+
+
 def tidy(pins: Pins, meta: Metadata, before: int) -> None:
     """Ends what the policy in force no longer grants.
 
@@ -73,6 +141,7 @@ def tidy(pins: Pins, meta: Metadata, before: int) -> None:
     scope than it has now. ``before``: the generation whose names their events go by. Needs the instance's lock.
     """
     with State.open(pins.state) as state:
+        settle_sets(state, meta.dynamic_sets)
         keys = {key.fingerprint for knock in meta.knocks for key in knock.keys}
         knocks = {knock.id: knock for knock in meta.knocks}
         grants = state.list_grants()

@@ -7,19 +7,22 @@ import contextlib
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 
 from tests.kernel.told import Told
 from tests.policies import INTERFACES
 from xdpfw.compiler import ir
-from xdpfw.compiler.image import compile_policy
+from xdpfw.compiler.image import compile_policy, numbered_sets
 from xdpfw.compiler.knocks import identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.flows import FlowTable
+from xdpfw.kernel.members import MemberSet, keys_of, prefixes_of
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
+from xdpfw.kernel.state import State
 from xdpfw.knock.keys import fingerprint
 from xdpfw.packet.notation import describe, parse_packet
 from xdpfw.reference.interpreter import Decision, evaluate, note_sent
-from xdpfw.reference.memory import START, Instant, Memory
+from xdpfw.reference.memory import START, Instant, Member, MemberKey, Memory
 
 IPV6_BYTES = b"\x86\xdd"
 
@@ -75,6 +78,28 @@ class Agreement:
         """Lets time go by, on both clocks."""
         self.now = self.now.after(ns)
 
+    def put(self, name: str, *prefixes: str, until_ns: int | None = None) -> None:
+        """Puts prefixes into a dynamic set, as an operator would."""
+        state, numbers = self.generation.state, [each.name for each in numbered_sets(self.policy)]
+        assert state is not None
+        found = MemberSet.open(state, numbers.index(name))
+        assert found is not None
+        networks = [ip_network(prefix) for prefix in prefixes]
+        keys = [
+            MemberKey(
+                ir.Family.IPV4 if each.version == 4 else ir.Family.IPV6, int(each.network_address), each.prefixlen
+            )
+            for each in networks
+        ]
+        with found:
+            added = found.add(keys_of(keys), until_ns or 0, self.now.boot_ns)
+        assert not added.refused.any()
+        members = self.memory.members.setdefault(name, {})
+        for key in keys:
+            held = members.get(key)
+            added_ns = self.now.boot_ns if held is None or held.is_over(self.now) else held.added_ns
+            members[key] = Member(until_ns, added_ns)
+
     def forget(self) -> None:
         """Begins with a new state. Counters count on."""
         self.memory = Memory()
@@ -107,6 +132,8 @@ class Agreement:
         assert self.generation.knock_counters() == self.told.counters()
         grants = {grant[:6]: (grant.until_ns, grant.key, grant.key_number) for grant in state.list_grants()}
         assert grants == dict(_as_kept(self.memory))
+        members = {name: members for name, members in self.memory.members.items() if members}
+        assert dict(_members(state, self.policy)) == members
         times = {time.fingerprint: time.last_wall_ns for time in state.list_spa_times() if time.last_wall_ns}
         wanted = {fingerprint(key): last for key, last in self.memory.spa_last_wall_ns.items() if last}
         assert times == wanted
@@ -202,6 +229,25 @@ def _as_kept(memory: Memory) -> Iterator[tuple[tuple[int, ...], tuple[int, int, 
         where = (int(key.family), key.prefix, key.prefix_bits, identity(key.knock), *key.service)
         by = (fingerprint(grant.key.key), grant.key.number) if grant.key else (0, 0)
         yield where, (grant.until_ns, *by)
+
+
+def _members(state: State, policy: ir.Policy) -> Iterator[tuple[str, dict[MemberKey, Member]]]:
+    """What the kernel has in each dynamic set that has any members; test runs have each in the slot of its number."""
+    for slot, each in enumerate(numbered_sets(policy)):
+        found = MemberSet.open(state, slot)
+        assert found is not None
+        with found:
+            keys, members = found.read()
+            if len(keys):
+                yield (
+                    each.name,
+                    {
+                        MemberKey(ir.Family(prefix.family), prefix.address, prefix.bits): Member(
+                            until_ns or None, added_ns
+                        )
+                        for prefix, (until_ns, added_ns, *_) in zip(prefixes_of(keys), members.tolist(), strict=True)
+                    },
+                )
 
 
 @contextlib.contextmanager

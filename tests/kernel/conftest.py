@@ -58,6 +58,8 @@ class Image:
     limits: bytes = b""
     cpu_choices: tuple[int, ...] = ()
     protected_ports: tuple[tuple[int, int], ...] = ()
+    set_sizes: tuple[int, ...] = ()
+    never_ban_keys: bytes = b""
     set_tables: bytes = b""
 
 

@@ -7,6 +7,7 @@ from collections import Counter as Tally
 from dataclasses import dataclass, field, replace
 
 from xdpfw.compiler import ir
+from xdpfw.compiler.image import numbered_sets
 from xdpfw.compiler.knocks import identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.maps import KnockCounter
@@ -15,7 +16,7 @@ from xdpfw.packet.decode import Invalid, Packet, decode
 from xdpfw.reference.interpreter import Decision
 from xdpfw.reference.knocks import CLOSED, GRANTED, Knocks
 from xdpfw.reference.matching import observe, unmet
-from xdpfw.reference.memory import Event, EventKind, Instant, Memory
+from xdpfw.reference.memory import ADDRESS_BITS, Event, EventKind, Instant, Memory
 
 KINDS = {
     EventKind.STEP: abi.EventKind.EVENT_STEP,
@@ -58,12 +59,17 @@ class Told:
         if isinstance(packet, Invalid):
             return
         about = self._about(packet, frame, interface, now)
+        for event in decision.events:
+            if event.kind is EventKind.SET_ADD:
+                self._record(self._joined(event, decision, about))
         for number, rule in enumerate(self.policy.rules):
             if rule.name == decision.rule and rule.log_sample:
                 assert rule.log_sample == 1
                 verdict = abi.Verdict[decision.verdict.upper()]
                 self._record(about._replace(kind=int(abi.EventKind.EVENT_RULE), rule=number, detail=int(verdict)))
         for event in decision.events:
+            if event.kind is EventKind.SET_ADD:
+                continue
             self._record(self._event(event, packet, about))
             if event.kind in COUNTS:
                 self.counts[str(event.knock), COUNTS[event.kind]] += 1
@@ -93,6 +99,18 @@ class Told:
             dport=packet.dport or 0,
             interface=int(abi.Absent.NO_INTERFACE) if interface is None else interface,
             bytes=len(frame),
+        )
+
+    def _joined(self, event: Event, decision: Decision, about: EventRecord) -> EventRecord:
+        """Test runs have each set in the slot of its number."""
+        rules = [rule.name for rule in self.policy.rules]
+        names = [each.name for each in numbered_sets(self.policy)]
+        return about._replace(
+            kind=int(abi.EventKind.EVENT_SET_ADD),
+            rule=rules.index(str(decision.rule)),
+            detail=names.index(str(event.set)),
+            duration_ns=event.duration_ns,
+            prefix_bits=ADDRESS_BITS[ir.Family(about.family)],
         )
 
     def _event(self, event: Event, packet: Packet, about: EventRecord) -> EventRecord:

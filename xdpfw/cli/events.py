@@ -128,6 +128,8 @@ _COLOURS: Final = {
     "grant-end": "yellow",
     "grant-refused": "red",
     "spa-failure": "red",
+    "ban": "red",
+    "unban": "green",
     "lost": "red",
 }
 
@@ -179,6 +181,10 @@ def _what(event: Event) -> str:
             return f"{about}{str(event.failure).replace('_', ' ')}{key}, {_packet(event)}"
         case "rule":
             return f"{event.rule or '(removed rule)'}: {event.verdict}, {_packet(event)}"
+        case "ban" | "unban" | "set-add" | "set-delete":
+            by = f", by {event.rule}, {_packet(event)}" if event.rule else ""
+            until = f" until {time_text(event.until)}" if event.until is not None else ""
+            return f"{event.set or '(removed set)'}{until}{by}"
         case _:
             return f"{event.lost} events were overwritten before they were read"
 

@@ -16,6 +16,7 @@ from xdpfw.compiler.classifier import LOOKUP_MEMBERS, LOOKUP_STEPS, build_lookup
 from xdpfw.compiler.cutsets import with_sets_cut_up
 from xdpfw.compiler.knocks import KnockTables, compile_knocks, with_rules
 from xdpfw.compiler.limits import limit_value
+from xdpfw.compiler.neverban import never_ban_keys
 from xdpfw.compiler.progress import Progress, unseen
 from xdpfw.compiler.rulestables import RulesTables
 from xdpfw.compiler.settables import SetConditions, build_set_tables
@@ -57,11 +58,15 @@ class MapImage:
     knocks: KnockTables
     limits: bytes  # struct xdpfw_rate
     dynamic_sets: tuple[ir.DynamicSet, ...]  # by number; the first are the bans
-    never_ban: ir.AddressRanges
+    never_ban_keys: bytes  # struct xdpfw_never_ban_key
     cpu_choices: tuple[int, ...]
     protected_ports: ir.Ranges
     wanted_sets: SetConditions  # what set_tables are made from
     has_cut_sets: bool = False  # sets with files are among the rules' own addresses: a later image takes nothing over
+
+    @property
+    def set_sizes(self) -> tuple[int, ...]:
+        return tuple(each.size for each in self.dynamic_sets)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -77,7 +82,7 @@ class MapImage:
             *(knocks.rotations, knocks.spa_ports, knocks.spa_keys),
             self.limits,
             repr((self.dynamic_sets, self.cpu_choices, self.protected_ports)).encode(),
-            repr((self.never_ban.v4, self.never_ban.v6)).encode(),
+            self.never_ban_keys,
         )
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
@@ -137,7 +142,7 @@ def _set_config(policy: ir.Policy, numbers: Mapping[str, int]) -> dict[str, abi.
         "set_count": len(numbers),
         "asked_set_count": counts,
         "asked_sets": asked,
-        "never_ban_used": bool(never.v4 or never.v6),
+        "never_ban_used": bool(never.v4 or never.v6 or never.sets),
         "never_ban_sets": sum(1 << numbers[name] for name in never.dynamic),
     }
 
@@ -247,7 +252,7 @@ def compile_policy(policy: ir.Policy, earlier: RulesTables | None = None, progre
         knocks,
         b"".join(map(limit_value, limited_rules(policy))),
         dynamic_sets,
-        policy.never_ban or ir.AddressRanges(),
+        never_ban_keys(policy),
         context.cpu_choices,
         policy.protect_syn,
         earlier.wanted_sets,

@@ -144,6 +144,8 @@ int bpf_map_lookup_batch(int fd, void *in_batch, void *out_batch, void *keys, vo
 int bpf_map_update_batch(int fd, const void *keys, const void *values, __u32 *count,
                          const struct bpf_map_batch_opts *opts);
 
+int bpf_map_delete_batch(int fd, const void *keys, __u32 *count, const struct bpf_map_batch_opts *opts);
+
 struct bpf_insn {
     __u64 bits;
 };
@@ -185,6 +187,7 @@ int bpf_obj_pin(int fd, const char *path);
 int bpf_obj_get(const char *path);
 int bpf_obj_get_info_by_fd(int fd, void *info, __u32 *length);
 int bpf_prog_get_fd_by_id(__u32 id);
+int bpf_map_get_fd_by_id(__u32 id);
 int bpf_prog_get_next_id(__u32 start, __u32 *next);
 int bpf_map_get_next_id(__u32 start, __u32 *next);
 int bpf_link_get_next_id(__u32 start, __u32 *next);

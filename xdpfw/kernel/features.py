@@ -321,6 +321,8 @@ class _EmptyImage:
     limits = b""
     cpu_choices: tuple[int, ...] = ()
     protected_ports: tuple[tuple[int, int], ...] = ()
+    set_sizes: tuple[int, ...] = ()
+    never_ban_keys: bytes = b""
 
 
 def strips_vlan_tags(name: str) -> bool | None:

@@ -19,6 +19,7 @@ TYPE_ARRAY_OF_MAPS: Final = 12
 FLAG_MMAPABLE: Final = 1 << 10
 KEY_BYTES: Final = 4
 WORD_BYTES: Final = 8
+BATCH_ENTRIES: Final = 1 << 16
 
 
 class Counter(NamedTuple):
@@ -194,12 +195,22 @@ class HashMap(Map):
         What is there all the time is met once; what comes or goes meanwhile may be met or not. The kernel copies a
         bucket at a time under its lock (05799638d10a, Linux 5.6).
         """
-        keys = bytearray(self.max_entries * self.key_size)
-        values = bytearray(self.max_entries * self.value_size)
+        for keys, values in self.batches():
+            for start in range(len(keys) // self.key_size):
+                yield (
+                    keys[start * self.key_size : (start + 1) * self.key_size],
+                    values[start * self.value_size : (start + 1) * self.value_size],
+                )
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """The same, many at a time: keys, and as many values."""
+        most = min(self.max_entries, BATCH_ENTRIES)  # more than any bucket has, or else the kernel refuses
+        keys = bytearray(most * self.key_size)
+        values = bytearray(most * self.value_size)
         place: Any = ffi.NULL
         more = True
         while more:
-            count = ffi.new("__u32 *", self.max_entries)
+            count = ffi.new("__u32 *", most)
             next_place = ffi.new("__u32 *")
             result = libbpf().bpf_map_lookup_batch(
                 self._fd, place, next_place, ffi.from_buffer(keys), ffi.from_buffer(values), count, ffi.NULL
@@ -207,12 +218,31 @@ class HashMap(Map):
             more = result != -errno.ENOENT  # which says that this was the last batch
             if more:
                 check(result, "read", self._label)
-            for index in range(count[0]):
-                yield (
-                    bytes(keys[index * self.key_size : (index + 1) * self.key_size]),
-                    bytes(values[index * self.value_size : (index + 1) * self.value_size]),
-                )
+            yield bytes(keys[: count[0] * self.key_size]), bytes(values[: count[0] * self.value_size])
             place = next_place
+
+    def put_all(self, keys: bytes, values: bytes) -> int:
+        """Sets values one after the other, up to the first for which there is no room; returns how many it has set."""
+        total = len(keys) // self.key_size
+        if not total:
+            return 0
+        count = ffi.new("__u32 *", total)
+        result = libbpf().bpf_map_update_batch(
+            self._fd, ffi.from_buffer(keys), ffi.from_buffer(values), count, ffi.NULL
+        )
+        if result != -errno.E2BIG:
+            check(result, "write", self._label)
+        return int(count[0])
+
+    def delete_all(self, keys: bytes) -> None:
+        """Takes keys out; those that are not there are fine."""
+        while keys:
+            count = ffi.new("__u32 *", len(keys) // self.key_size)
+            result = libbpf().bpf_map_delete_batch(self._fd, ffi.from_buffer(keys), count, ffi.NULL)
+            if result != -errno.ENOENT:
+                check(result, "delete from", self._label)
+                return
+            keys = keys[(count[0] + 1) * self.key_size :]
 
     def _checked(self, key: bytes) -> Any:
         if len(key) != self.key_size:

@@ -19,6 +19,7 @@ import errno
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ BPFFS_MAGIC: Final = 0xCAFE4A11
 STATFS_BYTES: Final = 256
 DIRECTORY_MODE: Final = 0o700
 NEW_PREFIX: Final = "new-"
+LOCK_INTERVAL_S: Final = 0.02
 INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -186,15 +188,16 @@ class Pins:
             self.root.parent.rmdir()
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, wait_s: float = 0) -> Iterator[None]:
         """Keeps other writers of this instance out; makes its directories. A lock ends with its process.
 
-        Raises KernelError: EAGAIN where another process has it, EROFS where nothing can be written.
+        ``wait_s``: how long another process may have it still. Raises KernelError: EAGAIN where it has it then, too,
+        EROFS where nothing can be written.
         """
         ensure_bpffs(self.bpffs)
         if os.statvfs(self.bpffs).f_flag & os.ST_RDONLY:
             raise KernelError("write to", str(self.bpffs), errno.EROFS, hint=f"mount -o remount,rw {self.bpffs}")
-        descriptor = self._lock()
+        descriptor = self._lock(time.monotonic() + wait_s)
         try:
             for directory in (self._generations_directory, self.links_directory):
                 _make(directory)
@@ -209,8 +212,8 @@ class Pins:
     def _generations_directory(self) -> Path:
         return self.root / "generations"
 
-    def _lock(self) -> int:
-        """An open descriptor of the instance's directory, locked."""
+    def _lock(self, deadline_s: float) -> int:
+        """An open descriptor of the instance's directory, locked. ``deadline_s``: of the monotonic clock."""
         while True:
             try:
                 _make(self.root.parent)
@@ -227,6 +230,9 @@ class Pins:
             except BlockingIOError:
                 holder = _lock_holder(descriptor)
                 os.close(descriptor)
+                if time.monotonic() < deadline_s:
+                    time.sleep(LOCK_INTERVAL_S)
+                    continue
                 hint = f"process {holder} is changing it" if holder else "another process is changing it"
                 raise KernelError("lock", f"instance {self.instance}", errno.EAGAIN, hint=hint) from None
             os.close(descriptor)

@@ -32,6 +32,7 @@ from xdpfw.kernel.maps import (
     LimitCounterMap,
     Map,
 )
+from xdpfw.kernel.sets import make_set
 from xdpfw.kernel.state import State, boot_ns, present_tai_offset_ns
 
 OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
@@ -142,6 +143,14 @@ class Image(Protocol):
         """Ranges of TCP ports."""
 
     @property
+    def set_sizes(self) -> Sequence[int]:
+        """How many members each dynamic set has room for, by number; the first are the bans."""
+
+    @property
+    def never_ban_keys(self) -> bytes:
+        """Elements of ``struct xdpfw_never_ban_key``."""
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """Interfaces that rules redirect to, by slot."""
 
@@ -216,7 +225,7 @@ class Maps:
     stations: ArrayMap
     reminders: ArrayMap
     cpus: HashMap
-    never_ban: Map
+    never_ban: HashMap
     config: ArrayMap
 
     @classmethod
@@ -248,7 +257,7 @@ _MAP_CLASSES: Final[dict[str, Any]] = {
     "flow_counters": FlowCounterMap,
     "routes": HashMap,
     "cpus": HashMap,
-    "never_ban": Map,
+    "never_ban": HashMap,
 }
 _KNOCK_ARRAYS: Final = ("knocks", "sequences", "tokens", "guards", "rotations", "spa_ports", "spa_keys")
 """Maps that take the bytes of Knocks as they are."""
@@ -299,6 +308,7 @@ class Generation:
         targets: Sequence[int],
         number: int = 0,
         state: State | None = None,
+        set_slots: Sequence[int] | None = None,
         trace: bool = False,
         full_size: bool | None = None,
         stop_after: abi.Stage = abi.Stage.ALL,
@@ -307,6 +317,7 @@ class Generation:
 
         ``interfaces`` are the interface indexes in the policy's order, ``targets`` those of ``image.targets``,
         ``number`` what its events go by. It uses the maps of ``state``, which stays the caller's; None makes new ones.
+        ``set_slots``: of dynamic sets, by number, where the caller has a say; those of ``state`` are its to make.
         ``full_size``: new tables of half-done sequences are as large as in force, which they are without ``trace``.
         ``stop_after``: packets come no further, for benchmarks.
         With ``trace``, which ``run`` needs to tell reason and rule, each packet costs some ns more.
@@ -323,6 +334,8 @@ class Generation:
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
         config.hash_secret = secret
         config.flow_secret = _flow_secret(secret)
+        slots = list(range(len(image.set_sizes)) if set_slots is None else set_slots)
+        config.set_slots = slots
         knocks = image.knocks
         state_sizes = _state_sizes(config, is_full=not trace if full_size is None else full_size)
         for member, name in _MASKS.items():
@@ -341,6 +354,7 @@ class Generation:
             "cpus": 0 if trace else max(image.cpu_choices, default=0) + 1,
             "reminders": abi.Limit.REMINDER_SLOTS if config.routes else 1,
             "protected_ports": PROTECTED_PORT_WORDS if image.protected_ports else 1,
+            "never_ban": _count(image.never_ban_keys, "never_ban_key"),
             **state_sizes,
             **{name: _count(getattr(knocks, name), name.removesuffix("s")) for name in _KNOCK_ARRAYS},
         }
@@ -353,6 +367,8 @@ class Generation:
         try:
             if state is None and generation.state is not None:
                 generation.state.initialise(secret, 0 if trace else present_tai_offset_ns())
+                for slot, size in zip(slots, image.set_sizes, strict=True):
+                    make_set(generation.state.set_heads, generation.state.dynamic_sets, slot, size)
             generation._fill(image, interfaces, targets)
         except BaseException:
             generation.close()
@@ -557,6 +573,8 @@ class Generation:
         self.maps.cpu_choices.fill(array("I", image.cpu_choices).tobytes())
         if image.protected_ports:
             self.maps.protected_ports.fill(_port_bits(image.protected_ports))
+        keys = image.never_ban_keys
+        self.maps.never_ban.put_all(keys, bytes(_count(keys, "never_ban_key") * self.maps.never_ban.value_size))
         for name in _KNOCK_ARRAYS[:-1]:
             getattr(self.maps, name).fill(getattr(image.knocks, name))
         self.maps.spa_keys.fill(self._with_slots(image.knocks))

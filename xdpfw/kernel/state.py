@@ -23,6 +23,7 @@ from xdpfw.kernel import abi
 from xdpfw.kernel.libbpf import check, libbpf
 from xdpfw.kernel.maps import ArrayMap, HashMap, Map
 from xdpfw.kernel.ring import EventRecord, Ring, address, append, halves
+from xdpfw.kernel.sets import members_at
 
 KERNEL_HEAD: Final = 0
 NOTES_HEAD: Final = 1
@@ -300,6 +301,11 @@ class State:
             length = table.max_entries * table.stride
             with table.mapped(length, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
                 memory[:length] = bytes(length)
+        for slot in range(self.dynamic_sets.max_entries):
+            if (members := members_at(self.dynamic_sets, slot)) is not None:
+                with members:
+                    members.delete_all(b"".join(keys for keys, _ in members.batches()))
+                self.set_heads.write(slot, bytes(self.set_heads.value_size))
         self.markers.write(0, bytes(self.markers.value_size))
         for slot, found in enumerate(self.list_spa_times()):
             if found.fingerprint:

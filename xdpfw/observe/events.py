@@ -45,6 +45,10 @@ class EventKind(enum.StrEnum):
     GRANT_REFUSED = "grant-refused"
     SPA_FAILURE = "spa-failure"
     RULE = "rule"
+    BAN = "ban"
+    UNBAN = "unban"
+    SET_ADD = "set-add"
+    SET_DELETE = "set-delete"
     LOST = "lost"
 
 
@@ -56,7 +60,10 @@ _KINDS: Final = {
     int(abi.EventKind.EVENT_GRANT_REFUSED): EventKind.GRANT_REFUSED,
     int(abi.EventKind.EVENT_SPA_FAILURE): EventKind.SPA_FAILURE,
     int(abi.EventKind.EVENT_RULE): EventKind.RULE,
+    int(abi.EventKind.EVENT_SET_ADD): EventKind.SET_ADD,
+    int(abi.EventKind.EVENT_SET_DELETE): EventKind.SET_DELETE,
 }
+_OF_BANS: Final = {EventKind.SET_ADD: EventKind.BAN, EventKind.SET_DELETE: EventKind.UNBAN}
 _GRANTS: Final = (EventKind.GRANT, EventKind.GRANT_END, EventKind.GRANT_REFUSED)
 
 
@@ -94,7 +101,8 @@ class Event:
     key: str | None = None
     key_id: int | None = None
     failure: str | None = None
-    rule: str | None = None
+    set: str | None = None
+    rule: str | None = None  # that logs the packet, or puts its source into a set
     verdict: str | None = None
     interface: str | None = None
     destination: str | None = None
@@ -108,7 +116,7 @@ class Event:
     def to_json(self) -> dict[str, Any]:
         """The shape that docs/events.md has. ``knock`` and ``rule`` are null where their names are gone."""
         members = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        always = {EventKind.RULE: "rule", EventKind.LOST: "lost"}.get(self.event, "knock")
+        always = _ALWAYS.get(self.event, "knock")
         found = {name: value for name, value in members.items() if value is not None or name == always}
         if self.event is EventKind.SPA_FAILURE and self.knock is None:
             del found["knock"]
@@ -116,6 +124,17 @@ class Event:
             if name in found:
                 found[name] = rfc3339(found[name])
         return found
+
+
+_ALWAYS: Final = {
+    EventKind.RULE: "rule",
+    EventKind.BAN: "set",
+    EventKind.UNBAN: "set",
+    EventKind.SET_ADD: "set",
+    EventKind.SET_DELETE: "set",
+    EventKind.LOST: "lost",
+}
+"""The member that is there even where it is null; of others, it is ``knock``."""
 
 
 def rfc3339(wall_ns: int) -> str:
@@ -253,6 +272,13 @@ class EventStream:
         if kind is EventKind.RULE:
             members["rule"] = self._names.rule(record.rule, record.generation)
             members["verdict"] = abi.Verdict(record.detail).name.lower()
+        elif kind in _OF_BANS:
+            kind = _OF_BANS[kind] if record.detail == abi.SetLimit.BANS_SLOT else kind
+            members["set"] = self._names.dynamic_set(record.detail, record.generation)
+            if record.bytes:
+                members["rule"] = self._names.rule(record.rule, record.generation)
+            if record.duration_ns:
+                members["until"] = self._wall(record.time_ns + record.duration_ns)
         else:
             members["knock"] = knock and knock.name
         if kind in (EventKind.KNOCK_STEP, EventKind.KNOCK_RESET):

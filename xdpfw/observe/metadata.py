@@ -57,6 +57,16 @@ class SetMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class DynamicSetMeta:
+    """``slot``: where its members are (xdpfw.kernel.sets); ``timeout_ns``: None: they stay for good."""
+
+    name: str
+    slot: int
+    size: int
+    timeout_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeyMeta:
     """An SPA key. ``fingerprint`` tells it from a later one of the same number, and nothing about it."""
 
@@ -133,6 +143,7 @@ class Metadata:
     rules_digest: str = ""  # of all that rules are compiled from: the files of sets are not among it
     limited: tuple[str, ...] = ()  # rules that have a limit, in the order of the limits' numbers
     syncookies: Syncookies | None = None  # what detach puts back; None: nothing was asked of the TCP stack
+    dynamic_sets: tuple[DynamicSetMeta, ...] = ()  # by number
 
     def to_bytes(self) -> bytes:
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -147,6 +158,7 @@ class Metadata:
             RuleMeta(name, action, text, comment, tuple(sets)) for name, action, text, comment, sets in columns["rules"]
         )
         columns["sets"] = tuple(SetMeta(*row) for row in columns["sets"])
+        columns["dynamic_sets"] = tuple(DynamicSetMeta(*row) for row in columns.get("dynamic_sets", ()))
         # A generation that an xdpfw without knocks has put in force says nothing of them.
         columns["knocks"] = tuple(
             KnockMeta(name, id_, text, steps, tuple(services), tuple(KeyMeta(*key) for key in keys), *scope)

@@ -78,6 +78,10 @@ class Names:
         meta = self.generation(generation)
         return meta.rules[number].name if meta and number < len(meta.rules) else None
 
+    def dynamic_set(self, slot: int, generation: int) -> str | None:
+        meta = self.generation(generation)
+        return next((each.name for each in meta.dynamic_sets if each.slot == slot), None) if meta else None
+
     def interface(self, number: int, generation: int) -> str | None:
         meta = self.generation(generation)
         return meta.interfaces[number].name if meta and number < len(meta.interfaces) else None

@@ -42,7 +42,7 @@ class Decision:
     target: str | None = None
     counted: tuple[str, ...] = ()
     is_exceeded: bool = field(default=False, compare=False)  # the rule's limit is; not what it does within it
-    events: tuple[Event, ...] = field(default=(), compare=False)  # of knocks, in their order
+    events: tuple[Event, ...] = field(default=(), compare=False)  # of sets and knocks, in their order
 
     @property
     def kind(self) -> str:
@@ -132,7 +132,7 @@ def _decide(
         decision = _by_rules(policy, packet, observation, standing, Limits(memory, now), sets)
     if breaks_sequences(decision):
         knocks.reset(packet)
-    decision = replace(decision, events=tuple(knocks.events))
+    decision = replace(decision, events=(*sets.events, *knocks.events))
     if state is not None and is_for_stack(policy, decision):
         return challenged(policy, packet, state, decision)
     return decision

@@ -125,6 +125,24 @@ class Flow(NamedTuple):
     expected_ack: int = 0
 
 
+class MemberKey(NamedTuple):
+    """``prefix``: an address, all but its first ``prefix_bits`` bits 0."""
+
+    family: Family
+    prefix: int
+    prefix_bits: int
+
+
+class Member(NamedTuple):
+    """A member of a dynamic set before ``until_ns``, not at it; None: for good."""
+
+    until_ns: int | None
+    added_ns: int
+
+    def is_over(self, now: Instant) -> bool:
+        return self.until_ns is not None and self.until_ns <= now.boot_ns
+
+
 class EventKind(enum.StrEnum):
     STEP = "step"
     RESET = "reset"
@@ -132,6 +150,7 @@ class EventKind(enum.StrEnum):
     GRANT_END = "grant_end"
     GRANT_REFUSED = "grant_refused"
     SPA_FAILURE = "spa_failure"
+    SET_ADD = "set_add"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +170,7 @@ class Event:
     reason: str | None = None  # of an SPA failure: as in Decision.reason
     key_number: int = 0
     service: int = 0  # 0: all
+    set: str | None = None  # a dynamic set that the source was put into, by the rule that decided
 
 
 @dataclass(slots=True)
@@ -170,6 +190,9 @@ class Memory:
     flows: dict[FlowKey, Flow] = field(default_factory=dict)
     full_at: dict[Bucket, int] = field(default_factory=dict)
     fragments: dict[Datagram, First] = field(default_factory=dict)
+    members: dict[str, dict[MemberKey, Member]] = field(default_factory=dict)  # by dynamic set
+    sets_refused: dict[str, int] = field(default_factory=dict)  # how many members there was no room for
+    sweep_sets_from_ns: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> Memory:
         return Memory(
@@ -182,6 +205,9 @@ class Memory:
             dict(self.flows),
             dict(self.full_at),
             dict(self.fragments),
+            {name: dict(members) for name, members in self.members.items()},
+            dict(self.sets_refused),
+            dict(self.sweep_sets_from_ns),
         )
 
     def holds(self, source: Source, knock: ir.Knock, service: Service, now: Instant) -> bool:
