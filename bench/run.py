@@ -32,6 +32,7 @@ from bench import (
     limits,
     packets,
     peers,
+    routes,
     setfiles,
     subjects,
     veth,
@@ -120,6 +121,10 @@ def _limits(plan: Plan, say: Say) -> Iterator[Table]:
     yield from limits.measure(plan.rounds, plan.repeat, say)
 
 
+def _routes(plan: Plan, say: Say) -> Iterator[Table]:
+    yield from routes.measure(plan.rounds, plan.repeat, say)
+
+
 def _adversarial(plan: Plan, say: Say) -> Iterator[Table]:
     yield adversarial.measure(plan.rounds, plan.repeat, say)
 
@@ -135,6 +140,7 @@ WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
     "knocks": _knocks,
     "flows": _flows,
     "limits": _limits,
+    "routes": _routes,
     "adversarial": _adversarial,
 }
 

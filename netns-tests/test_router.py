@@ -28,6 +28,7 @@ import pytest
 from tests.firewall import Firewall, policy
 from tests.topology import LIMIT_SECONDS, Namespace, Network, wait_for
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "routing.md"
 INTERFACES = ("lan0", "wan0")
 LAN, WAN = ("192.0.2.2", "2001:db8:1::2"), ("198.51.100.2", "2001:db8:2::2")
 LAN_ROUTER, WAN_ROUTER = ("192.0.2.1", "2001:db8:1::1"), ("198.51.100.1", "2001:db8:2::1")
@@ -220,6 +221,25 @@ def test_an_interface_that_takes_no_frames_is_served_by_the_stack(routed: Routed
     assert "go up the stack" not in said.stderr + said.stdout
     routed.lan.run(*PING, WAN[0])
     assert routed.verdicts("lan0")["redirect"] > 0
+
+
+def test_the_documents_router_lets_out_and_answers_in(routed: Routed) -> None:
+    """As it stands there. Whoever forges an address of the inside or of the router gets nowhere."""
+    needs("iperf3")
+    _, text = DOCUMENT.read_text(encoding="utf-8").split("```yaml\n", 1)
+    routed.firewall.apply(text.split("```", 1)[0])
+    for number in range(2):
+        routed.lan.run(*PING, WAN[number])
+        routed.lan.run(*ONE_PING, LAN_ROUTER[number])
+        routed.wan.run(*ONE_PING, WAN_ROUTER[number])
+        for options in ((), ("-R",)):
+            assert iperf3(routed, WAN[number], *options) > 1 << 20
+        routed.wan.run("ping", "-n", "-c", "1", "-W", "0.2", LAN[number], status=1)
+    assert routed.verdicts("wan0")["redirect"] > 0.9 * routed.firewall.rule("answers") / 2 > 100
+    before = routed.firewall.rule("forged-outside")
+    routed.wan.ip("address", "add", "192.0.2.99/32", "dev", "lo")
+    routed.wan.run("ping", "-n", "-c", "1", "-W", "0.2", "-I", "192.0.2.99", LAN[0], status=1)
+    routed.firewall.wait_for_rule("forged-outside", before + 1)
 
 
 @pytest.mark.parametrize("destination", ["255.255.255.255", "224.0.0.1", "198.51.100.255"])
