@@ -39,6 +39,10 @@ def test_wheel_carries_nothing_but_the_package(wheel: Path) -> None:
     assert "xdpfw/kernel/bindings_build.py" not in names
 
 
+def test_wheel_carries_the_action_for_fail2ban(wheel: Path) -> None:
+    assert "xdpfw/integrations/fail2ban.conf" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_object_keeps_its_types_but_not_the_debugger_s(wheel: Path) -> None:
     program = zipfile.ZipFile(wheel).read("xdpfw/kernel/xdpfw.bpf.o")
     assert b".BTF.ext\0" in program

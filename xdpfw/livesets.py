@@ -8,12 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+import numpy as np
+
+from xdpfw.addresstable import U64
 from xdpfw.compiler.ir import BANS
 from xdpfw.errors import KernelError, PolicyError, Position, UsageError
 from xdpfw.kernel import abi
 from xdpfw.kernel.members import Keys, MemberSet, Prefix, keys_of_ranges, prefixes_of
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.ring import EventRecord
+from xdpfw.kernel.sets import map_id
 from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe.metadata import DynamicSetMeta, Metadata
 from xdpfw.observe.names import address_text
@@ -72,15 +76,22 @@ class LiveSet:
         """How many sources rules would have put in, had there been room."""
         return self._members.refused
 
-    def add(self, prefixes: Keys, timeout_ns: int | None = None) -> Added:
+    @property
+    def identity(self) -> object:
+        """Another one where the set was made anew since, or has another size."""
+        return map_id(self._state.dynamic_sets, self.meta.slot)
+
+    def add(self, prefixes: Keys, timeout_ns: int | U64 | None = None) -> Added:
         """Puts prefixes in for ``timeout_ns``, or for as long as the set says; those that are in already, too.
 
-        ``timeout_ns`` 0: for good, whatever the set says.
+        ``timeout_ns``: one for all, or one each; 0: for good, whatever the set says.
         """
         now_ns = boot_ns()
-        time_ns = (self.meta.timeout_ns or 0) if timeout_ns is None else timeout_ns
-        added = self._members.add(prefixes, now_ns + time_ns if time_ns else 0, now_ns)
-        self._note(abi.EventKind.EVENT_SET_ADD, prefixes[added.new], now_ns, time_ns)
+        if timeout_ns is None:
+            timeout_ns = self.meta.timeout_ns or 0
+        times_ns: U64 = np.broadcast_to(np.asarray(timeout_ns, np.uint64), len(prefixes))
+        added = self._members.add(prefixes, np.where(times_ns, np.uint64(now_ns) + times_ns, np.uint64(0)), now_ns)
+        self._note(abi.EventKind.EVENT_SET_ADD, prefixes[added.new], now_ns, times_ns[added.new])
         new, refused = int(added.new.sum()), int(added.refused.sum())
         return Added(new, len(prefixes) - new - refused, refused, added.displaced)
 
@@ -88,7 +99,7 @@ class LiveSet:
         """Takes prefixes out, each as it was put in: what is within it, or around it, stays."""
         now_ns = boot_ns()
         deleted = self._members.delete(prefixes, now_ns)
-        self._note(abi.EventKind.EVENT_SET_DELETE, prefixes[deleted], now_ns, 0)
+        self._note(abi.EventKind.EVENT_SET_DELETE, prefixes[deleted], now_ns)
         count = int(deleted.sum())
         return Deleted(count, len(prefixes) - count)
 
@@ -96,7 +107,7 @@ class LiveSet:
         """Takes all entries out, and returns how many there were."""
         now_ns = boot_ns()
         keys, _ = self._members.flush(now_ns)
-        self._note(abi.EventKind.EVENT_SET_DELETE, keys, now_ns, 0)
+        self._note(abi.EventKind.EVENT_SET_DELETE, keys, now_ns)
         return len(keys)
 
     def entries(self) -> list[Entry]:
@@ -110,12 +121,20 @@ class LiveSet:
         ]
         return sorted(found)
 
+    def ends(self, prefixes: Keys | None = None) -> list[tuple[Prefix, int]]:
+        """Entries whose time is not over, those of ``prefixes`` alone if given, and when each ends: 0 for good."""
+        keys, members = self._members.read() if prefixes is None else (prefixes, self._members.held(prefixes))
+        ends_ns = members["until_ns"]
+        is_live = (members["added_ns"] != 0) & ((ends_ns == 0) | (ends_ns > boot_ns()))
+        return list(zip(prefixes_of(keys[is_live]), ends_ns[is_live].tolist(), strict=True))
+
     def count(self) -> int:
         return self._members.count(boot_ns())
 
-    def _note(self, kind: abi.EventKind, keys: Keys, now_ns: int, duration_ns: int) -> None:
+    def _note(self, kind: abi.EventKind, keys: Keys, now_ns: int, times_ns: U64 | None = None) -> None:
         noted = prefixes_of(keys[:MOST_NOTED])
-        for number, prefix in enumerate(noted, 1):
+        durations_ns = [0] * len(noted) if times_ns is None else times_ns[:MOST_NOTED].tolist()
+        for number, (prefix, duration_ns) in enumerate(zip(noted, durations_ns, strict=True), 1):
             self._state.add_note(
                 EventRecord(
                     int(kind),

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 
 import pytest
 
@@ -16,8 +15,8 @@ from xdpfw.integrations.crowdsec import ApiUnreachableError, Changes, Network
 S = 1_000_000_000
 HOUR = 3600 * S
 
-A, B, C = (ip_network(f"198.51.100.{number}") for number in (1, 2, 3))
-WIDE = ip_network("2001:db8::/32")
+A, B, C = (Network(4, 0xC6336400 + number, 32) for number in (1, 2, 3))
+WIDE = Network(6, 0x20010DB8 << 96, 32)
 
 
 @dataclass

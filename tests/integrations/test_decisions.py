@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from xdpfw.integrations.crowdsec import duration_ns, parse_changes
+from xdpfw.integrations.crowdsec import duration_ns, parse_changes, parse_network
 
 S = 1_000_000_000
 
@@ -67,7 +69,7 @@ def test_what_is_no_duration(text: object) -> None:
 )
 def test_addresses_and_ranges_are_banned(scope: str, value: str, network: str) -> None:
     changes = parse_changes(new(scope=scope, value=value))
-    assert changes.new == {ip_network(network): duration_ns(DECISION["duration"])}
+    assert changes.new == {parse_network(network): duration_ns(DECISION["duration"])}
     assert not changes.left
 
 
@@ -75,13 +77,26 @@ def test_addresses_and_ranges_are_banned(scope: str, value: str, network: str) -
     ("members", "why"),
     [
         ({"type": "captcha"}, "type captcha"),
-        ({"type": None}, "type None"),
+        ({"type": None}, "type unknown"),
+        ({"type": "\x1b]0;owned\x07"}, "type unknown"),
+        ({"scope": "x" * 1000}, "scope unknown"),
+        ({"scope": ["Ip"]}, "scope unknown"),
         ({"scope": "Country", "value": "NL"}, "scope Country"),
         ({"scope": "AS", "value": "64496"}, "scope AS"),
         ({"simulated": True}, "simulated"),
         ({"value": "example.net"}, "no address"),
         ({"value": "fe80::1%eth0"}, "no address"),
         ({"value": "198.51.100.7/33"}, "no address"),
+        ({"value": "2001:db8::/129"}, "no address"),
+        ({"value": "198.51.100.7/"}, "no address"),
+        ({"value": "198.51.100.7/-1"}, "no address"),
+        ({"value": "198.51.100.7/24/24"}, "no address"),
+        ({"value": "198.51.100.0/255.255.255.0"}, "no address"),
+        ({"value": "198.51.100.07"}, "no address"),
+        ({"value": "198.51.100"}, "no address"),
+        ({"value": "\0"}, "no address"),
+        ({"value": "\ud800"}, "no address"),
+        ({"value": ""}, "no address"),
         ({"value": 3325256711}, "no address"),
         ({"scope": "Range", "value": "0.0.0.0/0"}, "every address"),
         ({"scope": "Range", "value": "::/0"}, "every address"),
@@ -93,6 +108,17 @@ def test_others_are_counted_and_left(members: dict[str, Any], why: str) -> None:
     changes = parse_changes(new(**members))
     assert not changes.new
     assert changes.left == {why: 1}
+
+
+@given(st.ip_addresses(), st.integers(0, 128))
+def test_prefixes_are_what_the_standard_library_takes_them_for(address: IPv4Address | IPv6Address, bits: int) -> None:
+    text = f"{address}/{bits}"
+    if bits > address.max_prefixlen:
+        assert parse_network(text) is None
+    else:
+        expected = ip_network(text, strict=False)
+        assert parse_network(text) == (expected.version, int(expected.network_address), bits)
+    assert parse_network(str(address)) == (address.version, int(address), address.max_prefixlen)
 
 
 def test_a_decision_that_is_over_bans_nobody() -> None:
@@ -110,14 +136,14 @@ def test_of_two_decisions_on_a_range_the_longer_counts() -> None:
         ],
         "deleted": [],
     }
-    assert parse_changes(answer).new == {ip_network("10.0.0.0/8"): 7200 * S}
+    assert parse_changes(answer).new == {parse_network("10.0.0.0/8"): 7200 * S}
 
 
 def test_deleted_are_bans_only() -> None:
     """The captcha on an address ends, and its ban does not."""
     deleted = [{**DECISION, "duration": "-1s"}, {**DECISION, "type": "captcha", "value": "198.51.100.8"}]
     changes = parse_changes({"new": None, "deleted": deleted})
-    assert changes.deleted == {ip_network("198.51.100.7")}
+    assert changes.deleted == {parse_network("198.51.100.7")}
     assert not changes.left
 
 

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from tests.integrations.fakeapi import KEY, FakeApi, decision, fake_api, stream
 from xdpfw.errors import UsageError
 from xdpfw.integrations import crowdsec
-from xdpfw.integrations.crowdsec import ApiRefusedError, ApiUnreachableError, LocalApi
+from xdpfw.integrations.crowdsec import ApiRefusedError, ApiUnreachableError, LocalApi, parse_network
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def api() -> Iterator[FakeApi]:
 def test_the_key_and_what_is_asked(api: FakeApi) -> None:
     api.answer = 200, stream(decision("198.51.100.7"))
     local = LocalApi(api.url, KEY)
-    assert local.decisions(startup=True).new.keys() == {ip_network("198.51.100.7")}
+    assert local.decisions(startup=True).new.keys() == {parse_network("198.51.100.7")}
     local.decisions(startup=False)
     assert [target for target, _ in api.asked] == [
         "/v1/decisions/stream?startup=true",

@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "stats",
     "grants",
     "events",
+    "bouncer",
     "detach",
     "knock",
     "keygen",

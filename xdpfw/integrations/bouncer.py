@@ -15,8 +15,8 @@ from xdpfw.integrations.crowdsec import Changes, Network
 
 NS_PER_S: Final = 1_000_000_000
 
-SLACK_NS: Final = 2 * NS_PER_S
-"""Ends that differ by less are the same: an API says what is left, and an answer takes its time."""
+SLACK_NS: Final = 5 * NS_PER_S
+"""Ends that differ by less are the same: an API says what is left, and an answer with many decisions takes its time."""
 
 RESYNC_NS: Final = 1800 * NS_PER_S
 """So often everything is asked for: what had no room may have some now, and what somebody flushed comes back."""

@@ -138,12 +138,13 @@ class MemberSet:
         keys = np.frombuffer(b"".join(keys for keys, _ in found), KEY)
         return keys, np.frombuffer(b"".join(values for _, values in found), MEMBER)
 
-    def add(self, keys: Keys, until_ns: int, now_ns: int) -> Added:
-        """Puts prefixes in until a time (0: for good), those that are in already likewise, be it longer or shorter.
+    def add(self, keys: Keys, until_ns: int | U64, now_ns: int) -> Added:
+        """Puts prefixes in until a time (0: for good), one for all or one each, those that are in already likewise, be
+        it longer or shorter.
 
         Members whose time is over make room first, then those that rules have put in, which end soonest.
         """
-        held = self._held(keys)
+        held = self.held(keys)
         is_live: Mask = _is_live(held, now_ns) & (held["added_ns"] != 0)
         self._note(keys)
         values = np.zeros(len(keys), MEMBER)
@@ -165,7 +166,7 @@ class MemberSet:
 
     def delete(self, keys: Keys, now_ns: int) -> Mask:
         """Takes prefixes out; says which were members whose time was not over."""
-        held = self._held(keys)
+        held = self.held(keys)
         is_live: Mask = _is_live(held, now_ns) & (held["added_ns"] != 0)
         self._members.delete_all(keys[held["added_ns"] != 0].tobytes())
         self._tidy(now_ns)
@@ -216,7 +217,7 @@ class MemberSet:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _held(self, keys: Keys) -> Members:
+    def held(self, keys: Keys) -> Members:
         """What is there of these prefixes, in their order; of those that are not there, nothing but 0."""
         held = np.zeros(len(keys), MEMBER)
         if len(keys) <= FEW:

@@ -26,7 +26,7 @@ def create_members(size: int) -> HashMap:
 
 def members_at(dynamic_sets: ArrayMap, slot: int) -> HashMap | None:
     """The members of the set in a slot; None where there is no set. Raises KernelError."""
-    number = _map_id(dynamic_sets, slot)
+    number = map_id(dynamic_sets, slot)
     if number is None:
         return None
     return HashMap(check(libbpf().bpf_map_get_fd_by_id(number), "open", f"the set in slot {slot}"))
@@ -46,14 +46,15 @@ def make_set(set_heads: ArrayMap, dynamic_sets: ArrayMap, slot: int, size: int) 
 
 def remove_set(set_heads: ArrayMap, dynamic_sets: ArrayMap, slot: int) -> None:
     """Leaves a slot that no program uses empty; it may be already."""
-    if _map_id(dynamic_sets, slot) is None:
+    if map_id(dynamic_sets, slot) is None:
         return
     result = libbpf().bpf_map_delete_elem(dynamic_sets.fileno(), slot.to_bytes(KEY_BYTES, sys.byteorder))
     check(result, "remove", f"the set in slot {slot}")
     set_heads.write(slot, bytes(set_heads.value_size))
 
 
-def _map_id(dynamic_sets: ArrayMap, slot: int) -> int | None:
+def map_id(dynamic_sets: ArrayMap, slot: int) -> int | None:
+    """The kernel's number of the map of members in a slot: no other map ever has it. None where there is no set."""
     try:
         return int.from_bytes(dynamic_sets.read(slot), sys.byteorder)
     except KernelError as error:
