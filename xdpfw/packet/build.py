@@ -14,6 +14,8 @@ from xdpfw.packet import decode
 
 IDENTIFICATION: Final = 1  # the same in all fragments
 LATER_FRAGMENT_OFFSET: Final = 185  # in 8 bytes: behind a first fragment that fills 1,500 bytes
+SYN: Final = 0x02
+ACK: Final = 0x10
 DCCP_DATA: Final = 2  # RFC 4340, section 5.1: a packet type that may have the short header
 
 
@@ -132,7 +134,9 @@ def _transport_header(packet: IpPacket) -> tuple[bytes, int | None]:
     ports = struct.pack("!HH", packet.sport, packet.dport)
     match packet.family, packet.proto:
         case _, decode.PROTO_TCP:
-            return ports + struct.pack("!IIBBHHH", 0, 0, 5 << 4, packet.tcp_flags, 0xFFFF, 0, 0), 16
+            # Of a connection that both sides began with 0: what acknowledges a SYN fits it.
+            seq, ack = int(not packet.tcp_flags & SYN), int(bool(packet.tcp_flags & ACK))
+            return ports + struct.pack("!IIBBHHH", seq, ack, 5 << 4, packet.tcp_flags, 0xFFFF, 0, 0), 16
         case _, decode.PROTO_UDP:
             return ports + struct.pack("!HH", 8 + len(packet.payload), 0), 6
         case _, decode.PROTO_UDPLITE:

@@ -17,7 +17,10 @@ from xdpfw.policy.values import SetName, duration_text
 MAX_DYNAMIC_SETS: Final = 16  # the bans among them
 MAX_ASKED_SETS: Final = 8  # dynamic sets that rules ask for, of each direction
 FRAME_BYTES: Final = 1514
-MAX_REFILL_NS: Final = 7 * 86_400 * 10**9
+MAX_REFILL_NS: Final = 4 * 86_400 * 10**9
+MAX_PACKETS_PER_S: Final = 10**9
+
+_BYTES_HINT: Final = "with bytes: true it would be one of bytes"
 
 
 def effect_faults(rule: Rule, sets: Sets) -> Iterator[Fault]:
@@ -47,6 +50,8 @@ def _limit_faults(limit: Limit) -> Iterator[Fault]:
     if limit.bytes and limit.burst is not None and limit.burst < FRAME_BYTES:
         message = f"{limit.burst} is less than one full frame, which would never be within the limit"
         yield Fault(("limit", "burst"), message, f"write {FRAME_BYTES} or more")
+    if not limit.bytes and limit.rate.amount * 10**9 > MAX_PACKETS_PER_S * limit.rate.window_ns:
+        yield Fault(("limit", "rate"), f"{limit.rate} is above {amount_text(MAX_PACKETS_PER_S)}/s", _BYTES_HINT)
     burst = limit.burst or default_burst(limit.rate, in_bytes=limit.bytes)
     if burst * limit.rate.window_ns > MAX_REFILL_NS * limit.rate.amount:
         key = "rate" if limit.burst is None else "burst"
