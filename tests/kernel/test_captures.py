@@ -107,7 +107,7 @@ def test_kernel_and_reference_agree_on_damaged_captures(name: str) -> None:
 
 def test_the_policies_use_every_field() -> None:
     matches = [match for name in NAMES for rule in policy(name).rules for match in (rule.match, rule.unless)]
-    # Who has knocked, and which packets are of flows, is in no packet; test_knock_property.py and test_flows.py have it.
+    # Who has knocked, and which packets are of flows, is in no packet: see test_knock_property.py and test_flows.py.
     fields = {field.name for field in dataclasses.fields(ir.Match)} - {"knocked", "state"}
     assert [name for name in fields if all(getattr(match, name, None) is None for match in matches)] == []
 
