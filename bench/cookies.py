@@ -81,9 +81,7 @@ def measure(rounds: int, say: Say) -> Table:
         home = opened.enter_context(listening())
         null = opened.enter_context(null_program())
         programs: Sequence[Program] = [
-            opened.enter_context(
-                Generation.load(compile_policy(found), interfaces=[LOOPBACK], targets=[])
-            ).program
+            opened.enter_context(Generation.load(compile_policy(found), interfaces=[LOOPBACK], targets=[])).program
             for found in (policy, replace(policy, protect_syn=(ir.Range(PORT, PORT),)))
         ]
         opened.enter_context(namespace(home.name))
