@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from bench.cold import Shots
-from bench.report import Table
+from bench.report import Cell, Table
 from bench.subjects import ten_rules
 from tests import frames
 from tests.topology import Namespace, network
@@ -85,7 +85,7 @@ def measure(rounds: int, say: Say) -> Table:
             for found in (policy, replace(policy, protect_syn=(ir.Range(PORT, PORT),)))
         ]
         opened.enter_context(namespace(home.name))
-        rows = []
+        rows: list[tuple[Cell, ...]] = []
         for name, made in PACKETS.items():
             shots = Shots(made())
             rows.append((name, *(figure for program in programs for figure in _ns(shots, null, program, rounds))))
