@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "status",
     "stats",
     "grants",
+    "flows",
     "events",
     "bouncer",
     "detach",

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -93,10 +92,12 @@ def revoke(
 
     JSON: {"revoked": [...]} with grants as "xdpfw grants" has them.
     """
+    from xdpfw.cli.addresses import prefix_of
+
     app: App = context.obj
     outer_netns, outer_instance, outer_json = context.meta.get(__name__, (None, None, False))
     as_json = as_json or outer_json
-    prefixes = [_prefix(source) for source in sources]
+    prefixes = [prefix_of(source) for source in sources]
     _check_what(prefixes, knock, key, every)
     pins = app.pins(instance or outer_instance, netns or outer_netns)
     revoked = _revoke(pins, prefixes, knock, key)
@@ -167,21 +168,6 @@ def _check_what(prefixes: list[Any], knock: str | None, key: str | None, every: 
         raise UsageError("--all and a SOURCE, --knock or --key do not go together")
     if not (every or prefixes or knock or key):
         raise UsageError("nothing says which grants", hint="a SOURCE, --knock, --key or --all does")
-
-
-def _prefix(text: str) -> IPv4Network | IPv6Network:
-    """Raises UsageError."""
-    from ipaddress import ip_network
-
-    from xdpfw.errors import UsageError
-
-    try:
-        return ip_network(text)
-    except ValueError as error:
-        hint = "as in 198.51.100.7 or 2001:db8::/32"
-        with suppress(ValueError):  # right but for host bits that are set
-            hint = f"the prefix is {ip_network(text, strict=False)}; the address alone is {text.partition('/')[0]}"
-        raise UsageError(f"{text!r} is no address or prefix: {error}", hint=hint) from None
 
 
 def _is_in(grant: HeldGrant, prefix: IPv4Network | IPv6Network) -> bool:

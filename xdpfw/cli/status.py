@@ -12,7 +12,7 @@ from xdpfw.cli.app import App
 from xdpfw.cli.options import examples, instance_options, json_option
 
 if TYPE_CHECKING:
-    from xdpfw.observe.status import KnockStatus, Status
+    from xdpfw.observe.status import FlowStatus, KnockStatus, Status
 
 DIGEST_SHOWN = 12
 
@@ -30,7 +30,8 @@ def command(app: App, netns: str | None, instance: str | None, as_json: bool) ->
 
     JSON: {"instance", "generation", "policy_file", "source_digest", "applied_at", "netns", "rules", "sets", "knocks",
     "knocking": {"grants": {"used", "capacity", "refused"}, "half_done", "spa_failures": [{"prefix", "packets",
-    "last"}]}, "interfaces": [{"name", "ifindex", "mode", "generation", "note"}], "fill": {NAME: {"used", "capacity"}},
+    "last"}]}, "flows": {"used", "capacity", "counters": {NAME: COUNT}, "seen": {INTERFACE: "tcx" | "clsact" | null}},
+    "interfaces": [{"name", "ifindex", "mode", "generation", "note"}], "fill": {NAME: {"used", "capacity"}},
     "memory_bytes", "kernel", "pending_confirm", "notes"}; where nothing is in force, "generation" is null and only
     "instance" is beside it.
     """
@@ -80,6 +81,7 @@ def _print(app: App, status: Status) -> None:
         "sets": ", ".join(f"@{each.name} ({each.entries} entries)" for each in status.sets) or None,
         "knocks": ", ".join(status.knocks) or None,
         **_knocking(status.knocking),
+        **_flows(status.flows),
         "memory": bytes_text(status.memory_bytes),
         "kernel": status.kernel,
     }
@@ -117,6 +119,18 @@ def _knocking(knocking: KnockStatus | None) -> dict[str, str | None]:
         "grants": f"{knocking.grants.used} of {knocking.grants.capacity}{refused}",
         "half done": count_text(knocking.half_done, "source") if knocking.half_done else None,
         "not let in": f"{failures} (SPA)" if failures else None,
+    }
+
+
+def _flows(flows: FlowStatus | None) -> dict[str, str | None]:
+    if flows is None:
+        return {}
+    lost = {"gave way to others": flows.counters.evicted, "refused as there was no room": flows.counters.refused}
+    lost_text = "".join(f", {count} {what}" for what, count in lost.items() if count)
+    unseen = ", ".join(name for name, hook in flows.seen.items() if hook is None)
+    return {
+        "flows": f"{flows.used} of {flows.capacity}{lost_text}",
+        "not seen": f"what {unseen} sends: xdpfw apply puts back what sees it" if unseen else None,
     }
 
 

@@ -353,7 +353,6 @@ class Generation:
             "cpu_choices": len(image.cpu_choices),
             "cpus": 0 if trace else max(image.cpu_choices, default=0) + 1,
             "reminders": abi.Limit.REMINDER_SLOTS if config.routes else 1,
-            "asked": abi.LimitBound.ASKED_SLOTS if image.protected_ports else 1,
             "protected_ports": PROTECTED_PORT_WORDS if image.protected_ports else 1,
             "never_ban": _count(image.never_ban_keys, "never_ban_key"),
             **state_sizes,

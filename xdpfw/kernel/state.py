@@ -28,6 +28,7 @@ from xdpfw.kernel.sets import members_at
 KERNEL_HEAD: Final = 0
 NOTES_HEAD: Final = 1
 NS_PER_S: Final = 1_000_000_000
+WORD_BYTES: Final = 8
 
 
 class Grant(NamedTuple):
@@ -215,6 +216,13 @@ class State:
         until = slice(start := abi.offset_of("grant", "until_ns"), start + 8)
         return sum(int.from_bytes(value[until], sys.byteorder) > now_ns for _, value in self.grants.items())
 
+    def count_flows(self, now_ns: int) -> int:
+        """How many flows are live. Without numpy, which xdpfw.kernel.flows takes a while to import."""
+        until, width = abi.offset_of("flow", "until_ns") // WORD_BYTES, self.flows.stride // WORD_BYTES
+        with _words(self.flow_tags) as tags, _words(self.flows) as flows:
+            used = [slot for slot, tag in enumerate(tags[: self.flows.max_entries]) if tag]
+            return sum(flows[slot * width + until] > now_ns for slot in used)
+
     def put_grant(self, grant: Grant) -> None:
         """Raises KernelError, with E2BIG where the map is full."""
         self.grants.write(
@@ -369,6 +377,17 @@ _STRUCTS: Final = {
 
 def _open_descriptor(path: Path) -> int:
     return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
+
+
+@contextlib.contextmanager
+def _words(array: ArrayMap) -> Iterator[memoryview]:
+    """An array's memory, as numbers of 64 bits."""
+    with (
+        array.mapped(array.max_entries * array.stride, mmap.PROT_READ) as memory,
+        memoryview(memory) as whole,
+        whole.cast("Q") as words,
+    ):
+        yield words
 
 
 def _elements(array: ArrayMap, struct: str) -> Iterator[Any]:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from xdpfw.errors import KernelError
-from xdpfw.kernel import abi
+from xdpfw.kernel import abi, egress
 from xdpfw.kernel.interface import attached, name_of, namespace
+from xdpfw.kernel.maps import FlowCounter
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import FillLevel, Generation
 from xdpfw.kernel.state import State, boot_ns
@@ -79,6 +81,22 @@ class KnockStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowStatus:
+    """Of a policy that follows flows. ``counters``: since it was applied.
+
+    ``seen``: how what each interface sends is seen, ``tcx`` or ``clsact``; None where it is not.
+    """
+
+    used: int
+    capacity: int
+    counters: FlowCounter
+    seen: dict[str, str | None]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "counters": self.counters._asdict()}
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     instance: str
     generation: int
@@ -89,7 +107,8 @@ class Status:
     rules: int
     sets: tuple[SetMeta, ...]
     knocks: tuple[str, ...]
-    knocking: KnockStatus | None  # None: no policy has had knocks, or a rule that logs
+    knocking: KnockStatus | None  # None: the policy has no knocks
+    flows: FlowStatus | None  # None: the policy follows none
     interfaces: tuple[InterfaceStatus, ...]
     fill: dict[str, FillLevel]
     memory_bytes: int
@@ -106,12 +125,17 @@ class Status:
         with Generation.open(directory) as generation:
             fill = generation.fill_levels()
             memory = generation.memory_bytes
-        knocking = None
+            flow_counter = generation.flow_counter() if generation.egress is not None else None
+        knocking = flows = None
         if pins.state.exists():
             with State.open(pins.state) as state:
-                knocking = KnockStatus.read(state)
+                if meta.knocks:
+                    knocking = KnockStatus.read(state)
+                    fill["grants"] = knocking.grants
                 memory += state.memory_bytes
-            fill["grants"] = knocking.grants
+                if flow_counter is not None:
+                    used = state.count_flows(boot_ns())
+                    flows = FlowStatus(used, state.flows.max_entries, flow_counter, _seen(pins, meta))
         return cls(
             instance=pins.instance,
             generation=number,
@@ -123,6 +147,7 @@ class Status:
             sets=meta.sets,
             knocks=tuple(knock.name for knock in meta.knocks),
             knocking=knocking,
+            flows=flows,
             interfaces=_interfaces(pins, meta),
             fill=fill,
             memory_bytes=memory,
@@ -137,7 +162,16 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         fill = {name: level._asdict() for name, level in self.fill.items()}
         knocking = self.knocking.to_json() if self.knocking else None
-        return {**asdict(self), "fill": fill, "knocking": knocking, "pending_confirm": None}
+        flows = self.flows.to_json() if self.flows else None
+        return {**asdict(self), "fill": fill, "knocking": knocking, "flows": flows, "pending_confirm": None}
+
+
+def _seen(pins: Pins, meta: Metadata) -> dict[str, str | None]:
+    """How what each interface sends is seen, by its name in the policy."""
+    with contextlib.suppress(KernelError), namespace(meta.netns), contextlib.ExitStack() as opened:
+        hooks = {each.ifindex: str(each.hook) for each in egress.held(pins, opened)}
+        return {interface.name: hooks.get(interface.ifindex) for interface in meta.interfaces}
+    return dict.fromkeys([interface.name for interface in meta.interfaces])
 
 
 def _interfaces(pins: Pins, meta: Metadata) -> tuple[InterfaceStatus, ...]:
