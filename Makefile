@@ -5,7 +5,7 @@
 # Debian packages. Those of the build are all that `make bpf` and `make wheel` need.
 BUILD_PACKAGES := clang-16 llvm-16 libbpf-dev linux-libc-dev python3-venv
 TEST_PACKAGES  := libbpf1 bpftool iproute2 iputils-ping curl netcat-openbsd ethtool tcpdump knockd nmap openssh-server \
-	openssh-client openssl fail2ban crowdsec iperf3 traceroute
+	openssh-client openssl fail2ban crowdsec iperf3 traceroute iputils-tracepath dnsmasq-base bind9-dnsutils
 BENCH_PACKAGES := xdp-tools nftables tcpreplay
 VM_PACKAGES    := linux-image-amd64 qemu-system-x86 busybox-static
 

@@ -27,7 +27,6 @@ from bench import (
     breakdown,
     cold,
     compiling,
-    cookies,
     flows,
     knocks,
     limits,
@@ -126,10 +125,6 @@ def _routes(plan: Plan, say: Say) -> Iterator[Table]:
     yield from routes.measure(plan.rounds, plan.repeat, say)
 
 
-def _cookies(plan: Plan, say: Say) -> Iterator[Table]:
-    yield cookies.measure(plan.rounds, say)
-
-
 def _adversarial(plan: Plan, say: Say) -> Iterator[Table]:
     yield adversarial.measure(plan.rounds, plan.repeat, say)
 
@@ -143,7 +138,6 @@ WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
     "compile": _compile,
     "sets": _sets,
     "knocks": _knocks,
-    "cookies": _cookies,
     "flows": _flows,
     "limits": _limits,
     "routes": _routes,

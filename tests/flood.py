@@ -28,6 +28,11 @@ ATTEMPTS: Final = 20
 
 IPV4_SOURCE: Final = slice(26, 30)
 IPV6_SOURCE_END: Final = slice(34, 38)
+IPV4_PROTOCOL: Final = 23
+IPV4_CHECKSUM: Final = 24
+TRANSPORT: Final = 34
+TCP_CHECKSUM: Final = 16
+UDP_CHECKSUM: Final = 6
 
 # struct mmsghdr of Linux on 64-bit machines: struct msghdr (socket(7)), and what was sent of it.
 _MESSAGE: Final = np.dtype(
@@ -61,6 +66,23 @@ def with_sources(frame: bytes, count: int, first: int) -> Frames:
     place = IPV6_SOURCE_END if frame[12:14] == b"\x86\xdd" else IPV4_SOURCE
     ends = np.arange(first, first + count, dtype=np.uint32).astype(">u4")
     made[:, place] = ends.view(np.uint8).reshape(count, 4)
+    return made
+
+
+def with_true_sources(frame: bytes, count: int, first: int) -> Frames:
+    """``with_sources``, of an IPv4 frame without options that carries TCP or UDP: with right checksums, as of now."""
+    made = with_sources(frame, count, first)
+    place = TRANSPORT + (TCP_CHECKSUM if frame[IPV4_PROTOCOL] == socket.IPPROTO_TCP else UDP_CHECKSUM)
+    for checksum in (IPV4_CHECKSUM, place):
+        words = made.view(">u2")
+        first_word = IPV4_SOURCE.start // 2
+        before = np.frombuffer(frame, ">u2")[first_word : first_word + 2].astype(np.int64).sum()
+        # RFC 1624: the complement of the sum moves by what the words do.
+        total = 0xFFFF - words[:, checksum // 2].astype(np.int64) - before + 2 * 0xFFFF
+        total += words[:, first_word : first_word + 2].astype(np.int64).sum(axis=1)
+        for _ in range(2):
+            total = (total & 0xFFFF) + (total >> 16)
+        words[:, checksum // 2] = 0xFFFF - total
     return made
 
 
