@@ -62,33 +62,39 @@ static __always_inline bool is_over(const struct xdpfw_member *member, __u64 now
 	return member->until_ns && member->until_ns <= now_ns;
 }
 
+/*
+ * Whether the set that has this slot has, now, the prefix of so many bits that an address of the packet begins with. A
+ * global function: the verifier looks at it once, and not for each length.
+ */
+__attribute__((noinline)) int has_prefix(const struct packet *p, __u32 direction, __u32 slot, __u32 bits)
+{
+	void *members = bpf_map_lookup_elem(&dynamic_sets, &slot);
+	const struct xdpfw_member *member;
+	struct xdpfw_member_key key;
+
+	if (!p || !members)
+		return 0;
+	member_key(&key, p->family, &p->address[direction == XDPFW_DIRECTION_DST], bits);
+	member = bpf_map_lookup_elem(members, &key);
+	return member && (!member->until_ns || boot_ns() < member->until_ns);
+}
+
 /* A global function. Whether an address of the packet is in the set that has this slot. */
 __attribute__((noinline)) int is_member(const struct packet *p, __u32 direction, __u32 slot)
 {
 	const struct xdpfw_set_head *head = bpf_map_lookup_elem(&set_heads, &slot);
-	void *members = bpf_map_lookup_elem(&dynamic_sets, &slot);
-	const struct xdpfw_member *member;
 	const struct xdpfw_set_word *lengths;
-	struct xdpfw_member_key key;
-	struct address address;
-	__u32 family;
 
-	if (!p || !head || !members)
+	if (!p || !head || p->family == XDPFW_FAMILY_OTHER ||
+	    !is_near(head, p->family, p->address[direction == XDPFW_DIRECTION_DST].high))
 		return 0;
-	family = p->family;
-	address = direction == XDPFW_DIRECTION_SRC ? p->address[XDPFW_DIRECTION_SRC] : p->address[XDPFW_DIRECTION_DST];
-	if (family == XDPFW_FAMILY_OTHER || !is_near(head, family, address.high))
-		return 0;
-	lengths = &head->lengths[family == XDPFW_FAMILY_IPV4 ? 0 : XDPFW_SET_LENGTH_WORDS];
+	lengths = &head->lengths[p->family == XDPFW_FAMILY_IPV4 ? 0 : XDPFW_SET_LENGTH_WORDS];
 	for (__u32 i = 0; i < XDPFW_SET_LENGTH_WORDS; i++) {
 		__u64 bits = lengths[i].commands | lengths[i].rules;
 
-		for (int n = 0; n < SET_WORD_BITS && bits; n++, bits &= bits - 1) {
-			member_key(&key, family, &address, i * SET_WORD_BITS + lowest_bit(bits));
-			member = bpf_map_lookup_elem(members, &key);
-			if (member && (!member->until_ns || boot_ns() < member->until_ns))
+		for (int n = 0; n < SET_WORD_BITS && bits; n++, bits &= bits - 1)
+			if (has_prefix(p, direction, slot, i * SET_WORD_BITS + lowest_bit(bits)))
 				return 1;
-		}
 	}
 	return 0;
 }
