@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -165,16 +166,35 @@ ACTIONS: Final = (
 )
 
 
+SECOND_NS: Final = 1_000_000_000
+LIMITS: Final = (
+    ir.Limit(1, SECOND_NS, 1),
+    ir.Limit(5, SECOND_NS, 2, ir.Per.SRC, 24, 64),
+    ir.Limit(1, 60 * SECOND_NS, 1, ir.Per.SRC, exceed=ir.Verdict.PASS),
+    ir.Limit(10, SECOND_NS, 1, ir.Per.FLOW),
+    ir.Limit(1000, SECOND_NS, 1514, bytes=True, exceed=ir.Verdict.PASS),
+)
+
+
+def _with_effects(draw: Draw, rule: ir.Rule) -> ir.Rule:
+    """Now and then with a limit, if it decides."""
+    limit = draw(st.sampled_from((None,) * 9 + LIMITS))
+    return rule if rule.action.kind is ActionKind.COUNT else dataclasses.replace(rule, limit=limit)
+
+
 @st.composite
 def policies(draw: Draw, most_rules: int = 12) -> ir.Policy:
     names = draw(st.sampled_from(NAMES))
     known: Known = {}
     rules = [
-        ir.Rule(
-            f"r{number}",
-            draw(matches(names, known)),
-            draw(st.sampled_from(ACTIONS)),
-            draw(st.one_of(st.none(), st.none(), st.none(), matches(names, known, 3))),
+        _with_effects(
+            draw,
+            ir.Rule(
+                f"r{number}",
+                draw(matches(names, known)),
+                draw(st.sampled_from(ACTIONS)),
+                draw(st.one_of(st.none(), st.none(), st.none(), matches(names, known, 3))),
+            ),
         )
         for number in range(draw(st.integers(0, most_rules)))
     ]

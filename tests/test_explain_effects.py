@@ -12,6 +12,8 @@ from xdpfw.kernel import abi
 from xdpfw.packet.notation import parse_packet
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
+from xdpfw.reference.interpreter import note_sent
+from xdpfw.reference.memory import Memory
 
 HEAD = """\
 version: 1
@@ -77,6 +79,44 @@ def test_a_later_fragment_of_an_unknown_datagram() -> None:
         "default: match",
     ]
     assert decision.kind == "default"
+
+
+def test_what_a_packet_has_left_is_told_of_the_next() -> None:
+    policy = lowered(
+        "rules:\n"
+        "  - {name: in, match: {proto: udp, src: '@guests'}, action: pass}\n"
+        "  - {name: hello, match: {proto: udp}, action: drop, add_to: {set: guests}}\n"
+        "  - {name: ssh, match: {state: new}, action: pass, limit: {rate: 1/s}, add_to: {set: bans}}\n"
+    )
+    memory = Memory()
+
+    def last(packet: str) -> str:
+        return str(explain(policy, parse_packet(packet), memory=memory)[1][-1])
+
+    udp = "udp 198.51.100.7:1 > 203.0.113.1:1"
+    assert last(udp) == "rule hello: match: adds the source to @guests"
+    assert last(udp) == "rule in: match"
+    assert last(f"{TCP} S") == "rule ssh: match: within its limit"
+    assert last(f"{TCP} S") == "rule ssh: match: beyond its limit, so drop, adds the source to @bans"
+    assert last(udp) == "ban: match: the source is banned"
+
+
+def test_a_flow_and_a_datagram_that_are_known() -> None:
+    allowed = HEAD.replace("established: false, fragments: false", "established: true, fragments: true")
+    policy = lower(load("p.yaml", Sources.from_bundle({"p.yaml": allowed})))
+    memory = Memory()
+    note_sent(policy, parse_packet("udp 203.0.113.1:53 > 198.51.100.7:40000"), memory=memory)
+    found = [
+        [str(entry) for entry in explain(policy, parse_packet(packet), memory=memory)[1][1:]]
+        for packet in ("udp 198.51.100.7:40000 > 203.0.113.1:53 frag=first", LATER)
+    ]
+    assert found == [
+        ["allow established: match"],
+        [
+            "allow established: no match: not a packet of a flow that is known",
+            "allow fragments: match: what came of the first fragment of its datagram",
+        ],
+    ]
 
 
 def test_a_protected_port_is_told_behind_what_would_have_passed() -> None:
