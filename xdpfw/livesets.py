@@ -11,13 +11,12 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from xdpfw.addresstable import U64
-from xdpfw.compiler.ir import BANS
 from xdpfw.errors import KernelError, PolicyError, Position, UsageError
 from xdpfw.kernel import abi
-from xdpfw.kernel.members import Keys, MemberSet, Prefix, keys_of_ranges, prefixes_of
+from xdpfw.kernel.members import Keys, MemberSet, Prefix, covers, keys_of_ranges, prefixes_of
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.ring import EventRecord
-from xdpfw.kernel.sets import map_id
+from xdpfw.kernel.sets import NeverBan, map_id
 from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe.metadata import DynamicSetMeta, Metadata
 from xdpfw.observe.names import address_text
@@ -197,12 +196,19 @@ def read_prefixes(text: str, file: str) -> Keys:
     raise errors[0]
 
 
-def is_banned_already(prefixes: Sequence[Prefix], address: Prefix) -> bool:
-    """Whether an address is in one of the prefixes."""
-    return any(
-        each.family == address.family and (each.address ^ address.address) >> address.bits - each.bits == 0
-        for each in prefixes
-    )
+def never_banned(pins: Pins, generation: int, prefixes: Sequence[Prefix]) -> list[Prefix]:
+    """Those that no ban is for as a whole, whatever is banned: by ``never_ban``, and entries of its dynamic sets."""
+    directory = pins.generation(generation)
+    found = []
+    with NeverBan.open_of(directory) as never, State.open(pins.state) as state:
+        for slot in never.slots:
+            members = MemberSet.open(state, slot)
+            if members is not None:
+                with members:
+                    keys = members.live(boot_ns())
+                    found += [prefix for prefix in prefixes if covers(keys, prefix)]
+        found += [prefix for prefix in prefixes if prefix not in found and never.has(*prefix)]
+    return found
 
 
 def prefix_text(prefix: Prefix) -> str:
@@ -214,6 +220,8 @@ def prefix_text(prefix: Prefix) -> str:
 
 def _prefix(text: str) -> Addresses:
     """Raises NotationError for what is no address or prefix."""
+    if text[:1] == "@":
+        raise NotationError(f"{text} is a set, and not an entry of one")
     found = parse_entry(text)
     size = found.high - found.low + 1
     if size & (size - 1) or found.low & (size - 1):
@@ -235,6 +243,3 @@ def _keys(entries: Entries) -> Keys:
     keys = keys_of_ranges(entries.v4, entries.v6)
     assert keys is not None  # each was looked at
     return keys
-
-
-__all__ = ["BANS", "Added", "Deleted", "Entry", "LiveSet", "opened", "parse_prefixes", "prefix_text", "read_prefixes"]

@@ -94,6 +94,17 @@ def keys_of_ranges(v4: U32, v6: U64) -> Keys | None:
     return keys if is_prefix else None
 
 
+def covers(keys: Keys, prefix: Prefix) -> bool:
+    """Whether one of these prefixes is ``prefix`` or one that it lies in."""
+    own = keys[(keys["family"] == prefix.family) & (keys["prefix_bits"] <= prefix.bits)]
+    full = V4_BITS if prefix.family == abi.Family.IPV4 else V6_BITS
+    for bits in np.unique(own["prefix_bits"]).tolist():
+        high, low = halves(prefix.family, prefix.address >> full - bits << full - bits)
+        if np.any((own["prefix_bits"] == bits) & (own["high"] == np.uint64(high)) & (own["low"] == np.uint64(low))):
+            return True
+    return False
+
+
 class Added(NamedTuple):
     """``new``: of the prefixes, those that were no members before, or not any more. ``refused``: there was no room.
 
@@ -184,9 +195,14 @@ class MemberSet:
         """Takes out members whose time is over."""
         self._tidy(now_ns)
 
+    def live(self, now_ns: int) -> Keys:
+        """Members whose time is not over."""
+        keys, members = self.read()
+        return keys[_is_live(members, now_ns)]
+
     def count(self, now_ns: int) -> int:
         """How many members there are whose time is not over."""
-        return int(np.count_nonzero(_is_live(self.read()[1], now_ns)))
+        return len(self.live(now_ns))
 
     def resize(self, state: State, size: int, now_ns: int) -> None:
         """Gives the set a map that has room for ``size`` members. What programs put in meanwhile is taken over, too."""

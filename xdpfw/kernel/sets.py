@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import errno
 import sys
-from typing import Final
+from pathlib import Path
+from typing import Final, Self
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi
 from xdpfw.kernel.libbpf import check, libbpf
 from xdpfw.kernel.maps import KEY_BYTES, ArrayMap, HashMap
+from xdpfw.kernel.ring import halves
+
+FAMILY_BITS: Final = 32
+"""That come before the address in a key of ``never_ban``."""
 
 FLAG_NO_PREALLOC: Final = 1
 """A set takes up memory for what is in it (and 16 bytes for each that there is room for)."""
@@ -51,6 +56,29 @@ def remove_set(set_heads: ArrayMap, dynamic_sets: ArrayMap, slot: int) -> None:
     result = libbpf().bpf_map_delete_elem(dynamic_sets.fileno(), slot.to_bytes(KEY_BYTES, sys.byteorder))
     check(result, "remove", f"the set in slot {slot}")
     set_heads.write(slot, bytes(set_heads.value_size))
+
+
+class NeverBan(HashMap):
+    """The prefixes that no ban is for, of a generation; ``slots`` are of the dynamic sets whose members join them."""
+
+    slots: tuple[int, ...]
+
+    @classmethod
+    def open_of(cls, directory: Path) -> Self:
+        """That of the generation which is pinned in ``directory``. Raises KernelError."""
+        never = cls.open(str(directory / "never_ban"))
+        with ArrayMap.open(str(directory / "config")) as pinned:
+            config = abi.unpack("config", pinned.read(0))
+        never.slots = tuple(
+            config.set_slots[number] for number in range(config.set_count) if config.never_ban_sets >> number & 1
+        )
+        return never
+
+    def has(self, family: int, address: int, bits: int) -> bool:
+        """Whether a prefix, whose first address is this, lies in one of them."""
+        high, low = halves(family, address)
+        address_be = (high << 64 | low).to_bytes(16)
+        return self.read(abi.pack("never_ban_key", [FAMILY_BITS + bits, family, address_be])) is not None
 
 
 def map_id(dynamic_sets: ArrayMap, slot: int) -> int | None:
