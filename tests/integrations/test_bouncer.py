@@ -184,15 +184,21 @@ def test_a_ban_that_the_operator_makes_meanwhile_stays(setting: Setting) -> None
     assert setting.remaining_s() == {A: 0, B: 60}
 
 
-def test_a_shorter_ban_is_prolonged(setting: Setting) -> None:
-    setting.members.ends = {A: setting.clock() + 60 * S}
+def test_a_shorter_ban_is_prolonged_and_then_as_it_was(setting: Setting) -> None:
+    """A's own time is over when the decision ends, B's is not."""
+    setting.members.ends = {A: setting.clock() + 60 * S, B: setting.clock() + 1000 * S}
     bouncer = setting.bouncer(is_sole=False)
-    setting.api.decide(A, HOUR)
+    for network in (A, B):
+        setting.api.decide(network, HOUR)
+    assert bouncer.round().added == 2
+    assert setting.remaining_s() == {A: 3600, B: 3600}
+    setting.api.decide(B, 2 * HOUR)
     assert bouncer.round().added == 1
-    assert setting.remaining_s() == {A: 3600}
+    setting.clock.now_ns += 100 * S
     setting.api.decided.clear()
-    bouncer.round()
-    assert setting.remaining_s() == {}
+    assert bouncer.round().deleted == 2
+    assert setting.remaining_s() == {B: 900}
+    assert not bouncer.round().is_change
 
 
 def test_bans_for_good_are_not_taken_for_its_own(setting: Setting) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from xdpfw.integrations.crowdsec import Changes, Network
 
@@ -69,20 +69,27 @@ class Report:
         }
 
 
+class Written(NamedTuple):
+    """What became of an entry: its end, and the end that others had given it before, 0 where it was not there."""
+
+    end_ns: int
+    others_ns: int
+
+
 @dataclass(slots=True)
 class Bouncer:
     """``is_sole``: all entries of the set are the API's; else only those that this bouncer has written.
 
-    What others have put into a shared set stays as it is where it lasts longer. What ends earlier is prolonged, and
-    goes when the decision does.
+    What others have put into a shared set stays as it is where it lasts longer. What ends earlier is prolonged while
+    the decision is in force, and then has its own end again.
     """
 
     api: Api
     members: Members
     is_sole: bool
     clock_ns: Callable[[], int]
-    _written: dict[Network, int] = field(default_factory=dict)
-    """Of a shared set: when each entry that is this bouncer's ends."""
+    _written: dict[Network, Written] = field(default_factory=dict)
+    """Of a shared set: the entries that are this bouncer's."""
 
     _identity: object = None
     _resync_ns: int = 0
@@ -105,25 +112,38 @@ class Bouncer:
         held = self.members.entries(None if everything else changes.new.keys() | changes.deleted)
         unwanted = [each for each, end_ns in held.items() if each not in changes.new and self._is_own(each, end_ns)]
         wanted: dict[Network, int] = {}
-        own: dict[Network, int] = {}
+        own: dict[Network, Written] = {}
         now_ns = self.clock_ns()
         for network, remaining_ns in changes.new.items():
             end_ns, held_ns = now_ns + remaining_ns, held.get(network)
+            is_own = held_ns is not None and self._is_own(network, held_ns)
+            others_ns = self._others_ns(network) if is_own else held_ns or 0
             if held_ns is not None and _is_same(held_ns, end_ns):
-                own[network] = held_ns
-            elif held_ns is None or self._is_own(network, held_ns) or 0 < held_ns < end_ns:
-                own[network] = end_ns
+                own[network] = Written(held_ns, others_ns if is_own else 0)
+            elif held_ns is None or is_own or 0 < held_ns < end_ns:
+                own[network] = Written(end_ns, others_ns)
                 wanted[network] = remaining_ns
         self.members.delete(unwanted)  # first, as what goes makes room for what comes
         refused = self.members.add(wanted)
+        self._give_back(unwanted, now_ns)
         if not self.is_sole:
             before = {} if everything else self._written
             told = changes.new.keys() | changes.deleted
-            self._written = {each: end_ns for each, end_ns in before.items() if each not in told} | own
+            self._written = {each: written for each, written in before.items() if each not in told} | own
         return Report(everything, len(changes.new), len(wanted) - refused, len(unwanted), refused, changes.left)
 
     def _is_own(self, network: Network, end_ns: int) -> bool:
-        return self.is_sole or _is_same(end_ns, self._written.get(network, 0))
+        written = self._written.get(network)
+        return self.is_sole or (written is not None and _is_same(end_ns, written.end_ns))
+
+    def _others_ns(self, network: Network) -> int:
+        written = self._written.get(network)
+        return 0 if written is None else written.others_ns
+
+    def _give_back(self, networks: Iterable[Network], now_ns: int) -> None:
+        """What others had put in before this bouncer prolonged it, for as long as that would still last."""
+        ends_ns = ((network, self._others_ns(network)) for network in networks)
+        self.members.add({network: end_ns - now_ns for network, end_ns in ends_ns if end_ns > now_ns})
 
 
 def _is_same(end_ns: int, other_ns: int) -> bool:
