@@ -30,7 +30,8 @@ enum xdpfw_flow_state {
  * forged sources drives out nothing else.
  */
 enum xdpfw_flow_rank {
-	XDPFW_FLOW_ANSWER,		/* begun by the other side, which has not shown that it gets what is sent to it */
+	XDPFW_FLOW_ANSWER,		/* begun by the other side, which has not shown that it gets what is sent to it; or
+					   TCP whose beginning was not seen */
 	XDPFW_FLOW_OWN,			/* begun by this side, or confirmed by the other */
 };
 

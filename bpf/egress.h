@@ -110,7 +110,7 @@ SEC("tc")
 int xdpfw_egress(struct __sk_buff *skb)
 {
 	struct sent sent = { .offset = offsetof(struct ethernet, type) };
-	struct xdpfw_flow_key key;
+	struct xdpfw_flow_key key = {};	/* 6.1 has it that functions are given nothing that was never written */
 	struct vlan_tag tag;
 	__be16 type;
 	__u64 tcp;

@@ -147,9 +147,10 @@ static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u
 	}
 	if (state == XDPFW_FLOW_HALF_OPEN)
 		return false;
-	/* Of no flow: it was open before flows were followed. Of a closed one: the RST was forged. */
-	if (state == XDPFW_FLOW_NONE)
-		flow->rank = XDPFW_FLOW_OWN;
+	/*
+	 * Of no flow: it was open before flows were followed, or has lost its place. An answer, for all that is known: to a
+	 * forged packet behind a forged SYN, a host sends an ACK. Of a closed one: the RST was forged.
+	 */
 	if (flags & FLOW_FIN)
 		flow->state = XDPFW_FLOW_CLOSING;
 	else if (state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED)

@@ -127,7 +127,7 @@ def test_ours_drive_out_answers_first_and_then_whoever_ends_next(generation: Gen
 
 def test_where_ours_fill_the_table_answers_are_refused_and_counted(generation: Generation) -> None:
     for number in range(FLOOD):
-        generation.send(nth(number).sent(flags=ACK))
+        generation.send(nth(number).sent(flags=SYN))
     before = generation.flow_counter()
     for number in range(1000):
         generation.send(nth(number, V6).sent(flags=SYN | ACK))
@@ -163,6 +163,12 @@ def test_who_began_says_what_a_datagrams_flow_is_worth(generation: Generation) -
     worth = {flow.remote - V4.there - 1: flow.rank for flow in table(generation).live(NOW)}
     own, answer = abi.FlowRank.FLOW_OWN, abi.FlowRank.FLOW_ANSWER
     assert worth == {0: own, 1: answer, 2: own, 3: own, 4: answer, 5: own}
+
+
+def test_a_connection_whose_beginning_was_not_seen_is_worth_as_much_as_an_answer(generation: Generation) -> None:
+    """To a forged packet behind a forged SYN, a stack sends an ACK; by then, its answer may be driven out."""
+    generation.send(V4.sent(flags=ACK))
+    assert [flow.rank for flow in table(generation).live(NOW)] == [abi.FlowRank.FLOW_ANSWER]
 
 
 def test_what_was_dropped_makes_no_answer() -> None:
