@@ -17,6 +17,7 @@ from xdpfw.errors import CapacityError
 from xdpfw.kernel import abi
 from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation
 from xdpfw.reference.interpreter import evaluate
+from xdpfw.reference.memory import Memory
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 
@@ -28,13 +29,16 @@ FIRST_IFINDEX = 1000
 def test_verdicts_are_what_the_reference_decides(
     drawn: tuple[ir.Policy, list[tuple[bytes, int | None]]], data: st.DataObject
 ) -> None:
-    """Packets and bytes, with every action, allowances, rules that log, and frames that are damaged."""
+    """Packets and bytes, with every action, allowances, rules that log, and frames that are damaged.
+
+    Without limits: such a generation has the machine's time, of which the reference knows nothing.
+    """
     whole, frames = drawn
     policy = dataclasses.replace(
         whole,
         interfaces=whole.interfaces[:1],
         rules=tuple(
-            dataclasses.replace(rule, log_sample=data.draw(st.sampled_from((0, 0, 1))))
+            dataclasses.replace(rule, log_sample=data.draw(st.sampled_from((0, 0, 1))), limit=None)
             if rule.action.kind is not ir.ActionKind.COUNT
             else rule
             for rule in whole.rules
@@ -44,13 +48,14 @@ def test_verdicts_are_what_the_reference_decides(
         image = compile_policy(policy)
     except CapacityError:
         reject()
+    memory = Memory()
     packets: Tally[str] = Tally()
     octets: Tally[str] = Tally()
     targets = [LOOPBACK] * len(image.targets)
     with Generation.load(image, interfaces=[FIRST_IFINDEX], targets=targets) as generation:
         assert generation._config.derives_verdicts
         for frame, _ in frames:
-            verdict = str(evaluate(policy, frame, 0).verdict)
+            verdict = str(evaluate(policy, frame, 0, memory=memory).verdict)
             assert generation.run(frame, 0).verdict == verdict
             if len(frame) >= ETHERNET_HEADER_BYTES:  # no test run takes a shorter one, so that nothing is counted
                 packets[verdict] += 1
