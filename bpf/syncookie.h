@@ -209,8 +209,11 @@ __attribute__((noinline)) __s64 ask_listener(struct xdp_md *ctx, const struct pa
 	if (sk->state == BPF_TCP_LISTEN) {
 		if (flags_of(p) != FLAG_SYN)
 			cookie = NOT_WANTED;
-		else if (length >= sizeof(h->tcp.header) && length <= sizeof(h->tcp))
-			cookie = bpf_tcp_gen_syncookie(sk, &h->ip, sizeof(h->ip), &h->tcp.header, length);
+		else if (length >= sizeof(h->tcp.header)) {
+			OPAQUE(length);		/* or else clang makes one comparison of both, which 6.1 can't follow */
+			if (length <= sizeof(h->tcp))
+				cookie = bpf_tcp_gen_syncookie(sk, &h->ip, sizeof(h->ip), &h->tcp.header, length);
+		}
 		if (cookie < 0 && cookie != NOT_WANTED)
 			cookie = NOT_ASKED;
 	}
