@@ -83,6 +83,7 @@ static __always_inline int find_sent_ports(struct __sk_buff *skb, const struct s
 					   __u64 *tcp)
 {
 	union header header;
+	__u32 flags;
 
 	key->protocol = sent->type;
 	key->padding = 0;
@@ -90,7 +91,8 @@ static __always_inline int find_sent_ports(struct __sk_buff *skb, const struct s
 	if (sent->type == IPPROTO_TCP) {
 		if (bpf_skb_load_bytes(skb, sent->offset, &header, SENT_TCP_BYTES))
 			return -1;
-		*tcp = (__u64)bpf_ntohl(header.tcp.seq) << 32 | ((__u8 *)&header)[TCP_FLAGS_OFFSET];
+		flags = ((__u8 *)&header)[TCP_FLAGS_OFFSET];
+		*tcp = (__u64)telling_number(flags, bpf_ntohl(header.tcp.seq), bpf_ntohl(header.tcp.ack_seq)) << 32 | flags;
 	} else if (bpf_skb_load_bytes(skb, sent->offset, &header, QUOTED_L4_BYTES)) {
 		return -1;
 	}

@@ -18,6 +18,7 @@ enum {
 	FLOW_SYN = 0x02,
 	FLOW_RST = 0x04,
 	FLOW_ACK = 0x10,
+	FLOW_ANSWER_BYTES = 1 << 16,	/* that may come with a SYN's answer (RFC 7413), and more */
 };
 
 /*
@@ -52,8 +53,14 @@ static __always_inline bool flow_key_of(struct xdpfw_flow_key *key, const struct
 	return true;
 }
 
+/* The number by which a TCP packet counts: what it says of its own side, or has heard of the other. */
+static __always_inline __u32 telling_number(__u32 flags, __u32 seq, __u32 ack)
+{
+	return flags & FLOW_SYN ? seq : ack;
+}
+
 /* What a TCP packet that comes in makes of its flow. Returns false if it does not belong to it. */
-static __always_inline bool receive_tcp(union flow_standing *flow, __u32 flags, __u32 ack)
+static __always_inline bool receive_tcp(union flow_standing *flow, __u32 flags, __u32 number)
 {
 	__u32 ended = flags & FLOW_FIN ? XDPFW_FLOW_CLOSING : XDPFW_FLOW_ESTABLISHED;
 
@@ -62,14 +69,14 @@ static __always_inline bool receive_tcp(union flow_standing *flow, __u32 flags, 
 		if (flags & FLOW_RST)
 			flow->state = XDPFW_FLOW_CLOSED;
 		else if (flags & FLOW_SYN)	/* and ACK: others never get here */
-			flow->state = XDPFW_FLOW_ESTABLISHED;
+			flow->expected_ack = number + 1;
 		return true;
 	case XDPFW_FLOW_HALF_OPEN:
 		if (flags & FLOW_RST) {
 			flow->state = XDPFW_FLOW_CLOSED;
 			return true;
 		}
-		if (!(flags & FLOW_ACK) || ack != flow->expected_ack)
+		if ((flags & (FLOW_SYN | FLOW_ACK)) != FLOW_ACK || number != flow->expected_ack)
 			return false;
 		flow->state = ended;
 		flow->rank = XDPFW_FLOW_OWN;
@@ -83,8 +90,8 @@ static __always_inline bool receive_tcp(union flow_standing *flow, __u32 flags, 
 }
 
 /*
- * Whether a packet that comes in belongs to a live flow, which it moves on. tcp: flags, and the acknowledgement number
- * from bit 32 on. A global function.
+ * Whether a packet that comes in belongs to a live flow, which it moves on. tcp: flags, and the telling number from bit
+ * 32 on. A global function.
  */
 __attribute__((noinline)) int receive(const struct xdpfw_flow_key *key, __u64 tag, __u64 tcp)
 {
@@ -120,7 +127,7 @@ __attribute__((noinline)) int receive(const struct xdpfw_flow_key *key, __u64 ta
 }
 
 /* What a TCP packet that is sent makes of its flow. Returns false if that is nothing, and the flow not refreshed. */
-static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u32 seq)
+static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u32 number)
 {
 	__u32 state = flow->state;
 	bool is_over = state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED || state == XDPFW_FLOW_CLOSING;
@@ -135,11 +142,12 @@ static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u
 		if (!is_over && state != XDPFW_FLOW_HALF_OPEN)
 			return false;
 		flow->state = XDPFW_FLOW_HALF_OPEN;
-		flow->expected_ack = seq + 1;
+		flow->expected_ack = number + 1;
 		return true;
 	}
 	if (flags & FLOW_SYN) {
 		if (is_over) {
+			flow->expected_ack = 0;
 			flow->state = XDPFW_FLOW_SYN_SENT;
 			flow->rank = XDPFW_FLOW_OWN;
 		}
@@ -148,12 +156,19 @@ static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u
 	if (state == XDPFW_FLOW_HALF_OPEN)
 		return false;
 	/*
+	 * Who has sent the SYN has the answer's number only if he got it: a host behind answers forged SYNs, too. What came
+	 * with the answer may be acknowledged as well.
+	 */
+	if (state == XDPFW_FLOW_SYN_SENT && (!flow->expected_ack || !(flags & FLOW_ACK) ||
+					     number - flow->expected_ack >= FLOW_ANSWER_BYTES))
+		return true;
+	/*
 	 * Of no flow: it was open before flows were followed, or has lost its place. An answer, for all that is known: to a
 	 * forged packet behind a forged SYN, a host sends an ACK. Of a closed one: the RST was forged.
 	 */
 	if (flags & FLOW_FIN)
 		flow->state = XDPFW_FLOW_CLOSING;
-	else if (state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED)
+	else if (state != XDPFW_FLOW_CLOSING)
 		flow->state = XDPFW_FLOW_ESTABLISHED;
 	return true;
 }
@@ -168,7 +183,7 @@ static __always_inline bool is_answer(const struct xdpfw_flow_key *key, __u64 ta
 	return has_incoming(tag, now_ns);
 }
 
-/* What is sent makes a flow, or moves it on. tcp: flags, and the sequence number from bit 32 on. A global function. */
+/* What is sent makes a flow, or moves it on. tcp: flags, and the telling number from bit 32 on. A global function. */
 __attribute__((noinline)) int send(const struct xdpfw_flow_key *key, __u64 tcp)
 {
 	union flow_standing before = {}, after;
@@ -215,6 +230,7 @@ __attribute__((noinline)) int send(const struct xdpfw_flow_key *key, __u64 tcp)
 __attribute__((noinline)) int find_state(struct xdp_md *ctx, struct packet *p)
 {
 	struct scratch *scratch = scratch_of_cpu();
+	__u64 number = 0;
 	__u32 flags = 0;
 
 	if (!p || !scratch)
@@ -227,6 +243,7 @@ __attribute__((noinline)) int find_state(struct xdp_md *ctx, struct packet *p)
 		/* It begins something, whatever there is: a flood of them costs nothing here. */
 		if ((flags & (FLOW_SYN | FLOW_ACK)) == FLOW_SYN)
 			return 0;
+		number = telling_number(flags, p->tcp_seq, p->tcp_ack);
 	}
 	if (!flow_key_of(&scratch->flow_key, p, XDPFW_DIRECTION_SRC)) {
 		/* Where all errors are allowed, nobody asks. */
@@ -237,7 +254,7 @@ __attribute__((noinline)) int find_state(struct xdp_md *ctx, struct packet *p)
 		return 0;
 	}
 	p->flow_tag = flow_tag(&scratch->flow_key);
-	if (receive(&scratch->flow_key, p->flow_tag, (__u64)p->tcp_ack << 32 | flags) ||
+	if (receive(&scratch->flow_key, p->flow_tag, number << 32 | flags) ||
 	    (p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP && has_socket(ctx, &scratch->flow_key)))
 		p->value[XDPFW_FIELD_STATE] = XDPFW_PACKET_STATE_ESTABLISHED;
 	return 0;
@@ -267,7 +284,7 @@ __attribute__((noinline)) int note_forwarded(const struct packet *p)
 		return 0;
 	if (p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP)
 		flags = p->value[XDPFW_FIELD_DETAIL] - XDPFW_DETAIL_TCP;
-	return send(&scratch->flow_key, (__u64)p->tcp_seq << 32 | flags);
+	return send(&scratch->flow_key, (__u64)telling_number(flags, p->tcp_seq, p->tcp_ack) << 32 | flags);
 }
 
 #endif

@@ -44,6 +44,9 @@ ECHO_LASTS_NS: Final = 30 * S
 REFRESH_NS: Final = S
 """The end of a flow is moved by so much, or not at all."""
 
+ANSWER_BYTES: Final = 1 << 16
+"""That may come with a SYN's answer."""
+
 WITH_PORTS: Final = (PROTO_TCP, PROTO_UDP, PROTO_SCTP)
 ECHO_COUNTERPARTS: Final = {Family.IPV4: {0: 8, 8: 0}, Family.IPV6: {128: 129, 129: 128}}
 ERRORS: Final = {Family.IPV4: (3, 11, 12), Family.IPV6: (1, 2, 3, 4)}
@@ -76,15 +79,21 @@ class Flows:
         if flags is None:
             self._move(key, flow, FlowState.REPLIED)
             return True
-        return self._receive_tcp(key, flow, flags, packet.tcp_ack)
+        return self._receive_tcp(key, flow, flags, packet)
 
-    def _receive_tcp(self, key: FlowKey, flow: Flow, flags: int, ack: int | None) -> bool:
+    def _receive_tcp(self, key: FlowKey, flow: Flow, flags: int, packet: Packet) -> bool:
         state = flow.state
-        if state is FlowState.HALF_OPEN and not flags & RST and not (flags & ACK and ack == flow.expected_ack):
+        confirms = flags & (SYN | ACK) == ACK and packet.tcp_ack == flow.expected_ack
+        if state is FlowState.HALF_OPEN and not flags & RST and not confirms:
             return False
         if state is FlowState.CLOSED or (state is FlowState.SYN_SENT and not flags & (RST | SYN)):
             return True
-        if state is FlowState.CLOSING:
+        if state is FlowState.SYN_SENT and not flags & RST:
+            assert packet.tcp_seq is not None
+            expected_ack = packet.tcp_seq + 1 & 0xFFFFFFFF
+            if expected_ack != flow.expected_ack:
+                self._move(key, flow, state, expected_ack)
+        elif state is FlowState.CLOSING:
             self._move(key, flow, state)
         elif flags & RST:
             self._move(key, flow, FlowState.CLOSED)
@@ -101,12 +110,15 @@ class Flows:
             return
         flow = self._live(key)
         if packet.tcp_flags is not None:
-            assert packet.tcp_seq is not None
-            self._send_tcp(key, flow, packet.tcp_flags, packet.tcp_seq)
+            self._send_tcp(key, flow, packet)
         else:
             self._move(key, flow, FlowState.UNREPLIED if flow is None else flow.state)
 
-    def _send_tcp(self, key: FlowKey, flow: Flow | None, flags: int, seq: int) -> None:
+    def _send_tcp(self, key: FlowKey, flow: Flow | None, packet: Packet) -> None:
+        flags, seq, ack = packet.tcp_flags, packet.tcp_seq, packet.tcp_ack
+        assert flags is not None
+        assert seq is not None
+        assert ack is not None
         state = None if flow is None else flow.state
         is_over = state in (None, FlowState.CLOSED, FlowState.CLOSING)
         if flags & RST:
@@ -116,15 +128,20 @@ class Flows:
             if is_over or state is FlowState.HALF_OPEN:
                 self._move(key, flow, FlowState.HALF_OPEN, expected_ack=seq + 1 & 0xFFFFFFFF)
         elif flags & SYN:
-            self._move(key, flow, FlowState.SYN_SENT if is_over or state is None else state)
+            if is_over or state is None:
+                self._move(key, flow, FlowState.SYN_SENT, expected_ack=0)
+            else:
+                self._move(key, flow, state)
         elif state is FlowState.HALF_OPEN:
             pass
+        elif flow is not None and state is FlowState.SYN_SENT and not _has_got(flow.expected_ack, flags, ack):
+            self._move(key, flow, state)
         elif flags & FIN:
             self._move(key, flow, FlowState.CLOSING)
-        elif state is None or state is FlowState.CLOSED:
-            self._move(key, flow, FlowState.ESTABLISHED)
-        else:
+        elif state is FlowState.CLOSING:
             self._move(key, flow, state)
+        else:
+            self._move(key, flow, FlowState.ESTABLISHED)
 
     def note_forwarded(self, packet: Packet) -> None:
         """Takes in that a packet that came was sent on through another interface."""
@@ -144,6 +161,11 @@ class Flows:
         if flow is not None and is_same and until_ns < flow.until_ns + REFRESH_NS:
             return
         self.memory.flows[key] = Flow(state, until_ns, expected_ack)
+
+
+def _has_got(expected_ack: int, flags: int, ack: int) -> bool:
+    """Whether a SYN's sender acknowledges the answer, and what came with it: only who got it knows its number."""
+    return bool(expected_ack and flags & ACK) and (ack - expected_ack & 0xFFFFFFFF) < ANSWER_BYTES
 
 
 def _key_of_received(packet: Packet) -> FlowKey | None:
