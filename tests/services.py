@@ -183,6 +183,18 @@ def measuring_server(home: Namespace) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def echo_datagrams(home: Namespace, port: int) -> Iterator[None]:
+    """Sends every datagram back."""
+    program = (
+        f"import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); s.bind(('::', {port}))\n"
+        "while True: s.sendto(*s.recvfrom(9000))"
+    )
+    with home.process(sys.executable, "-c", program):
+        wait_for(lambda: listens(home, port, "u"), "the echo")
+        yield
+
+
 def is_protocol_there(protocol: int) -> bool:
     """Whether this kernel has sockets of a transport protocol."""
     try:
