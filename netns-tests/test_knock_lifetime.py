@@ -178,14 +178,31 @@ def test_killed_in_the_middle_of_a_sequence_and_with_live_grants(knock_host: Kno
 
 
 def test_a_grant_ends_in_time(knock_host: KnockHost) -> None:
-    """Without any process; a connection is cut off."""
-    knock_host.firewall.apply(policy(extra=ssh_knock(**{"for": f"{2 * TIME_SCALE:.0f}s"})))
+    """Without any process. Where established connections are not allowed, one is cut off."""
+    end_of_grant(knock_host, "allow: {established: false}\n", lives_on=False)
+
+
+def test_a_connection_outlives_its_grant(knock_host: KnockHost) -> None:
+    """New ones need a grant; those that are open do not, nor after the next apply."""
+    end_of_grant(knock_host, "", lives_on=True)
+
+
+def end_of_grant(knock_host: KnockHost, allow: str, *, lives_on: bool) -> None:
+    knock_host.firewall.apply(policy(extra=allow + ssh_knock(**{"for": f"{2 * TIME_SCALE:.0f}s"})))
     knock_host.steps(*STEPS)
     with connection(knock_host) as made:
         wait_for(lambda: not knock_host.grants(), "the grant to end")
-        closed = knock_host.firewall.reason("knock.closed")
+        closed, established = (knock_host.firewall.reason(name) for name in ("knock.closed", "allow.established"))
         made.send(b"anybody?")
-        wait_for(lambda: knock_host.firewall.reason("knock.closed") > closed, "it to be dropped")
+        if lives_on:
+            wait_for(lambda: knock_host.firewall.reason("allow.established") > established, "it to pass")
+            assert knock_host.firewall.reason("knock.closed") == closed
+            assert not knock_host.opened()
+            knock_host.firewall.apply(policy(extra=ssh_knock()))
+            made.send(b"still there?")
+            wait_for(lambda: knock_host.firewall.reason("allow.established") > established + 1, "it to pass again")
+        else:
+            wait_for(lambda: knock_host.firewall.reason("knock.closed") > closed, "it to be dropped")
     assert not knock_host.opened()
     knock_host.steps(*STEPS)
     assert knock_host.opened()

@@ -87,8 +87,8 @@ def revoke(
 ) -> int:
     """End the grants of SOURCE, an address or a prefix with all in it. With --knock and --key, those that fit all.
 
-    Connections are cut off, too. Nobody is kept from knocking again: take the knock or the key out of the policy for
-    that. Exit status 1 if there is no such grant.
+    Connections that are open live on where established ones are allowed, and nobody is kept from knocking again: a ban
+    ends both. Exit status 1 if there is no such grant.
 
     JSON: {"revoked": [...]} with grants as "xdpfw grants" has them.
     """
