@@ -27,6 +27,7 @@ from bench import (
     breakdown,
     cold,
     compiling,
+    dynamicsets,
     flows,
     knocks,
     limits,
@@ -109,6 +110,10 @@ def _sets(plan: Plan, say: Say) -> Iterator[Table]:
     yield setfiles.measure(plan.rounds, plan.repeat, say, QUICK_SHARE if plan.quick else 1)
 
 
+def _dynamic(plan: Plan, say: Say) -> Iterator[Table]:
+    yield from dynamicsets.measure(plan.rounds, plan.repeat, say)
+
+
 def _knocks(plan: Plan, say: Say) -> Iterator[Table]:
     yield from knocks.measure(plan.rounds, plan.repeat, say)
 
@@ -137,6 +142,7 @@ WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
     "peers": _peers,
     "compile": _compile,
     "sets": _sets,
+    "dynamic": _dynamic,
     "knocks": _knocks,
     "flows": _flows,
     "limits": _limits,

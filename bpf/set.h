@@ -153,12 +153,17 @@ static __always_inline __u32 asked_sets(const struct packet *p, __u32 direction,
 	__u32 found = 0;
 
 	for (__u32 i = 0; i < XDPFW_MAX_ASKED_SETS; i++) {
-		__u32 number;
+		const struct xdpfw_set_head *head;
+		__u32 number, slot;
 
 		if (i >= count)
 			break;
 		number = config.asked_sets[direction * XDPFW_MAX_ASKED_SETS + i];
-		if (number < XDPFW_MAX_DYNAMIC_SETS && is_member(p, direction, config.set_slots[number]))
+		if (number >= XDPFW_MAX_DYNAMIC_SETS)
+			break;
+		slot = config.set_slots[number];
+		head = bpf_map_lookup_elem(&set_heads, &slot);
+		if (head && is_near(head, p->family, p->address[direction].high) && is_member(p, direction, slot))
 			found |= 1U << i;
 	}
 	return found;

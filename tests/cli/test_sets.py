@@ -295,6 +295,13 @@ def test_what_a_killed_apply_left_is_taken_up(firewall: Firewall, applied: Path,
         assert MemberSet.open(state, 17) is None
 
 
+def test_status_says_how_full_sets_are(firewall: Firewall, applied: Path) -> None:
+    firewall("set", "add", "few", "10.0.0.1", "2001:db8::/32")
+    fill = firewall("status", "--json").json["fill"]
+    assert fill["entries of few"] == {"used": 2, "capacity": 4}
+    assert fill["entries of bans"] == {"used": 0, "capacity": abi.SetLimit.BANS_SIZE}
+
+
 def test_nothing_in_force_is_status_1(firewall: Firewall) -> None:
     for arguments in (["bans"], ["ban", "10.0.0.1"], ["unban", "10.0.0.1"], ["set", "flush", "bans"]):
         assert firewall(*arguments).status == 1

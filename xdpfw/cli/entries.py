@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 BANS = "bans"
+MOST_INDENTED = 1000
+"""Entries that are listed in JSON on lines of their own: indented JSON takes several times as long to write."""
+
 SHOWN_WARNINGS = 64
 """Entries of which it is looked up whether they have an effect."""
 
@@ -159,7 +162,8 @@ def show(app: App, pins: Pins, name: str, *, as_json: bool) -> None:
                     }
                     for entry in entries
                 ],
-            }
+            },
+            one_line=len(entries) > MOST_INDENTED,
         )
         return
     if not entries:

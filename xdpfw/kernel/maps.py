@@ -221,6 +221,10 @@ class HashMap(Map):
             yield bytes(keys[: count[0] * self.key_size]), bytes(values[: count[0] * self.value_size])
             place = next_place
 
+    def count(self) -> int:
+        """How many keys there are."""
+        return sum(len(keys) for keys, _ in self.batches()) // self.key_size
+
     def put_all(self, keys: bytes, values: bytes) -> int:
         """Sets values one after the other, up to the first for which there is no room; returns how many it has set."""
         total = len(keys) // self.key_size

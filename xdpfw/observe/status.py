@@ -14,6 +14,7 @@ from xdpfw.kernel.interface import attached, name_of, namespace
 from xdpfw.kernel.maps import FlowCounter
 from xdpfw.kernel.pins import Pins
 from xdpfw.kernel.program import FillLevel, Generation
+from xdpfw.kernel.sets import members_at
 from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe import metadata
 from xdpfw.observe.events import rfc3339
@@ -132,6 +133,7 @@ class Status:
                 if meta.knocks:
                     knocking = KnockStatus.read(state)
                     fill["grants"] = knocking.grants
+                fill |= _set_levels(state, meta)
                 memory += state.memory_bytes
                 if flow_counter is not None:
                     used = state.count_flows(boot_ns())
@@ -172,6 +174,17 @@ def _seen(pins: Pins, meta: Metadata) -> dict[str, str | None]:
         hooks = {each.ifindex: str(each.hook) for each in egress.held(pins, opened)}
         return {interface.name: hooks.get(interface.ifindex) for interface in meta.interfaces}
     return dict.fromkeys([interface.name for interface in meta.interfaces])
+
+
+def _set_levels(state: State, meta: Metadata) -> dict[str, FillLevel]:
+    """Entries of dynamic sets, those whose time is over and that nobody has swept yet among them."""
+    found = {}
+    for each in meta.dynamic_sets:
+        members = members_at(state.dynamic_sets, each.slot)
+        if members is not None:
+            with members:
+                found[f"entries of {each.name}"] = FillLevel(members.count(), members.max_entries)
+    return found
 
 
 def _interfaces(pins: Pins, meta: Metadata) -> tuple[InterfaceStatus, ...]:
