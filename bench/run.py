@@ -27,6 +27,7 @@ from bench import (
     breakdown,
     cold,
     compiling,
+    cookies,
     dynamicsets,
     flows,
     knocks,
@@ -130,6 +131,10 @@ def _routes(plan: Plan, say: Say) -> Iterator[Table]:
     yield from routes.measure(plan.rounds, plan.repeat, say)
 
 
+def _cookies(plan: Plan, say: Say) -> Iterator[Table]:
+    yield cookies.measure(plan.rounds, say)
+
+
 def _adversarial(plan: Plan, say: Say) -> Iterator[Table]:
     yield adversarial.measure(plan.rounds, plan.repeat, say)
 
@@ -144,6 +149,7 @@ WAYS: Final[dict[str, Callable[[Plan, Say], Iterator[Table]]]] = {
     "sets": _sets,
     "dynamic": _dynamic,
     "knocks": _knocks,
+    "cookies": _cookies,
     "flows": _flows,
     "limits": _limits,
     "routes": _routes,

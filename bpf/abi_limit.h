@@ -10,6 +10,7 @@
 enum xdpfw_limit_bound {
 	XDPFW_LIMIT_BUCKETS = 1 << 16,		/* of BUCKET_SLOTS token buckets each */
 	XDPFW_ACQUAINTANCE_BUCKETS = 1 << 13,	/* of BUCKET_SLOTS sources each */
+	XDPFW_ASKED_SLOTS = 1 << 10,		/* of the map "asked" */
 };
 
 /* Of token buckets; see limit.h. */

@@ -116,6 +116,7 @@ struct {
 ARRAY_MAP(limits, 1, struct xdpfw_rate);
 MAPPABLE_ARRAY_MAP(limit_totals, 1, struct xdpfw_limit_total);	/* of limits per rule */
 ARRAY_MAP(cpu_choices, 1, __u32);
+ARRAY_MAP(asked, 1, __u64);		/* sockets that cookies were asked of: see syncookie.h */
 ARRAY_MAP(protected_ports, 1, __u64);	/* bit port % 64 of element port / 64 */
 
 struct {

@@ -3,9 +3,9 @@
  * SYN cookies: TCP ports of this host that answer no SYN of a source that has not shown that it exists. The answer is made
  * here, and nothing is kept of it; the client's acknowledgement brings back all that the stack needs.
  *
- * The cookies are the stack's own. It takes one back only for a listening socket that has lately made some itself, so each is
- * asked for in the name of the socket that listens, which notes it. A socket makes none unless net.ipv4.tcp_syncookies
- * is 2 (or its queue is full).
+ * The cookies are the stack's own. It takes one back only for a listening socket that has made some itself in the last two
+ * minutes. So now and then one is asked for in the name of the socket that listens, which notes it; the others are made without
+ * looking for it, which costs a third as much. A socket makes none unless net.ipv4.tcp_syncookies is 2 (or its queue is full).
  */
 #ifndef XDPFW_SYNCOOKIE_H
 #define XDPFW_SYNCOOKIE_H
@@ -41,6 +41,8 @@ enum {
 	OPTION_MSS_BYTES = 4,
 	SYN_ACK_TCP_BYTES = sizeof(struct tcphdr) + OPTION_MSS_BYTES,
 	COOKIE_MSS_SHIFT = 32,		/* of what the helpers return */
+
+	ASKED_SHIFT = 5,		/* of jiffies: a socket is asked every 32 to 320 ms, by HZ */
 
 	/* What ask_listener() returns beside a cookie. */
 	NOT_ASKED = -1,			/* nobody listens here, or does not want cookies: the packet goes its way */
@@ -123,6 +125,47 @@ static __always_inline bool is_protected(const struct packet *p)
 static __always_inline __u32 flags_of(const struct packet *p)
 {
 	return (p->value[XDPFW_FIELD_DETAIL] - XDPFW_DETAIL_TCP) & FLAGS_OF_STATE;
+}
+
+/* Of what a socket listens to, and whether it is a SYN. Nobody who does not know the secret can tell what falls together. */
+static __always_inline __u64 listener_hash(const struct packet *p)
+{
+	const struct address *a = &p->address[XDPFW_DIRECTION_DST];
+	__u64 hash = (a->high ^ CONSTANT_64(hash_secret[0])) * 0x9e3779b97f4a7c15ULL;
+
+	hash = ((hash ^ hash >> 32) + (a->low ^ CONSTANT_64(hash_secret[1]))) * 0xc4ceb9fe1a85ec53ULL;
+	hash = ((hash ^ hash >> 29) + ((__u64)p->value[XDPFW_FIELD_INTERFACE] << 32 |
+				       p->value[XDPFW_FIELD_DPORT] << 3 | p->family << 1 |
+				       (flags_of(p) == FLAG_SYN))) * 0xd6e8feb86659fd93ULL;
+	return hash ^ hash >> 32;
+}
+
+static __always_inline __u64 *asked_slot(__u64 hash)
+{
+	__u32 slot = hash & (XDPFW_ASKED_SLOTS - 1);
+
+	return bpf_map_lookup_elem(&asked, &slot);
+}
+
+static __always_inline __u64 asked_now(__u64 hash)
+{
+	return (__u64)tag_of(hash) << 32 | (__u32)(bpf_jiffies64() >> ASKED_SHIFT);
+}
+
+/* Whether a socket listens there and, of a SYN, knows that cookies are made in its name. In test runs, one always does. */
+static __always_inline bool has_been_asked(const struct packet *p)
+{
+	__u64 hash = listener_hash(p), *slot = asked_slot(hash);
+
+	return CONSTANT(trace) || (slot && *slot == asked_now(hash));
+}
+
+static __always_inline void note_asked(const struct packet *p)
+{
+	__u64 hash = listener_hash(p), *slot = asked_slot(hash);
+
+	if (slot)
+		*slot = asked_now(hash);
 }
 
 /* The headers of a whole datagram of TCP, for the helpers. Returns the TCP header's length, or 0. */
@@ -218,11 +261,13 @@ __attribute__((noinline)) __s64 ask_listener(struct xdp_md *ctx, const struct pa
 			cookie = NOT_ASKED;
 	}
 	bpf_sk_release(sk);
+	if (cookie != NOT_ASKED)
+		note_asked(p);
 	return cookie;
 }
 
-/* The same of a test run, where no socket listens to what the policy is about. A global function. */
-__attribute__((noinline)) __s64 cookie_without_listener(const struct packet *p, __u32 tcp_bytes)
+/* The same without the socket: for a SYN, the cookie that it would make. A global function. */
+__attribute__((noinline)) __s64 make_cookie(const struct packet *p, __u32 tcp_bytes)
 {
 	struct scratch *scratch = scratch_of_cpu();
 	struct handshake *h;
@@ -367,10 +412,7 @@ __attribute__((noinline)) int challenge(struct xdp_md *ctx, const struct packet 
 	tcp_bytes = read_headers(ctx, p, &scratch->handshake);
 	if (!tcp_bytes)
 		return XDPFW_REASON_PROTECT_BAD_COOKIE;
-	if (CONSTANT(trace))
-		cookie = cookie_without_listener(p, tcp_bytes);
-	else
-		cookie = ask_listener(ctx, p, tcp_bytes);
+	cookie = has_been_asked(p) ? make_cookie(p, tcp_bytes) : ask_listener(ctx, p, tcp_bytes);
 	if (cookie == NOT_ASKED)
 		return 0;
 	if (cookie < 0 || !is_between_hosts(ctx, p) || answer(ctx, p, cookie))

@@ -223,6 +223,14 @@ def test_old_buckets_are_full() -> None:
                 now += days * DAY
 
 
+def test_test_runs_begin_anew_with_full_buckets() -> None:
+    for per in ir.Per:
+        with agreement(limited(replace(TEN_A_SECOND, per=per))) as both:
+            assert passed(both, TCP4, 9) == 5
+            both.forget()
+            assert passed(both, TCP4, 9) == 5
+
+
 limits = st.builds(
     ir.Limit,
     amount=st.sampled_from((1, 3, 10, 1000, 12_500_000)),
