@@ -21,7 +21,8 @@ from bench.warm import above_null
 from tests.large_policies import LARGE, frames_at
 from xdpfw.compiler import ir
 from xdpfw.kernel.features import null_program
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 TRACE: Final = 5_000
 PACKETS: Final = 50

@@ -13,7 +13,8 @@ from bench.subjects import Subject
 from bench.traces import spread
 from bench.warm import above_null
 from xdpfw.kernel.abi import Stage
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 PACKETS: Final = 30
 

@@ -21,7 +21,9 @@ from bench.subjects import Subject
 from bench.traces import MIN_FRAME_BYTES
 from xdpfw.kernel.features import null_program
 from xdpfw.kernel.libbpf import check, ffi, libbpf, options
-from xdpfw.kernel.program import LOOPBACK, Generation, Program
+from xdpfw.kernel.loader import Program
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 AGAIN: Final = 2_000
 """Runs of one packet alone."""

@@ -16,7 +16,8 @@ from bench.commands import Cost, place, run
 from bench.report import Cell, Table
 from bench.subjects import INTERFACE, TEN_RULES, TEN_RULES_FILE, filter_set, subject
 from bench.written import yaml
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 CHECK_LIMIT_SECONDS: Final = 60
 LONG_SECONDS: Final = 5

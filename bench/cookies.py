@@ -24,7 +24,9 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel.features import null_program
 from xdpfw.kernel.interface import namespace
-from xdpfw.kernel.program import LOOPBACK, Generation, Program
+from xdpfw.kernel.loader import Program
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 Say = Callable[[str], None]
 

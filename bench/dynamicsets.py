@@ -20,8 +20,9 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel import abi
 from xdpfw.kernel.members import MemberSet, keys_of
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import NS_PER_S, boot_ns
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.packet.notation import parse_packet
 
 Say = Callable[[str], None]

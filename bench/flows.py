@@ -18,7 +18,8 @@ from bench.subjects import ten_rules
 from bench.timing import MIN_FRAME_BYTES, Timer, Times, timer
 from tests.flow_frames import ACK, SYN, V4, V6, Ends, datagram
 from xdpfw.compiler.image import compile_policy
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 Say = Callable[[str], None]
 

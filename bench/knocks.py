@@ -17,8 +17,9 @@ from bench.timing import Timer, Times, timer
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.knocks import identity
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import Grant, SpaTime, State, boot_ns
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.knock.keys import fingerprint
 from xdpfw.knock.spa import Message, source_bytes
 from xdpfw.packet.notation import parse_packet

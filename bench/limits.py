@@ -23,8 +23,9 @@ from tests import frames
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel import abi
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import boot_ns
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.packet.notation import parse_packet
 
 Say = Callable[[str], None]

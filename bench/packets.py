@@ -10,7 +10,8 @@ from bench.report import Table
 from bench.subjects import ten_rules
 from bench.timing import Times, timer
 from xdpfw.compiler.image import compile_policy
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.packet.notation import parse_packet
 
 PACKETS: Final = {

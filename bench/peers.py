@@ -30,7 +30,9 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.ranges import merge
 from xdpfw.errors import XdpfwError
-from xdpfw.kernel.program import LOOPBACK, Generation, Program
+from xdpfw.kernel.loader import Program
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 FILTERS: Final = "acl1_10k"
 LINEAR: Final = (10, 100, 1000)

@@ -23,7 +23,7 @@ from tests.topology import Namespace, network, run, wait_for
 from xdpfw.kernel.features import PROGRAM_TYPE_XDP
 from xdpfw.kernel.interface import ATTACH_TYPE_XDP, Mode, attach, find, namespace
 from xdpfw.kernel.libbpf import check, ffi, libbpf, options
-from xdpfw.kernel.program import Program
+from xdpfw.kernel.loader import Program
 
 XDP_DROP: Final = 1
 SENDING: Final = "send0"

@@ -21,8 +21,9 @@ from bench.timing import Timer, Times, timer
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel.interface import find, namespace
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.targets import Station, online_cpus, write_cpus, write_stations
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.packet.notation import parse_packet
 
 TTL: Final = 255

@@ -26,7 +26,8 @@ from tests import frames
 from xdpfw.compiler.image import MapImage, compile_policy
 from xdpfw.compiler.lower import lower
 from xdpfw.kernel.features import null_program
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from xdpfw.kernel.features import null_program
 from xdpfw.kernel.libbpf import check, ffi, libbpf, options
-from xdpfw.kernel.program import Program
+from xdpfw.kernel.loader import Program
 
 MIN_FRAME_BYTES = 60
 

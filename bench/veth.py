@@ -18,7 +18,9 @@ from bench.replay import Wire, run_time, wire
 from bench.report import Cell, Table
 from bench.subjects import Subject
 from xdpfw.kernel.features import null_program
-from xdpfw.kernel.program import LOOPBACK, Generation, Program
+from xdpfw.kernel.loader import Program
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 LEAST_PACKETS: Final = 50_000
 """Of one measurement: as many whole traces as it takes."""

@@ -17,7 +17,9 @@ from bench.subjects import Subject
 from bench.timing import Timer, timer
 from bench.traces import spread
 from xdpfw.kernel.features import null_program
-from xdpfw.kernel.program import LOOPBACK, Generation, Program
+from xdpfw.kernel.loader import Program
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 PACKETS: Final = 100
 

@@ -12,8 +12,8 @@ from bench.replay import XDP_DROP, Wire
 from tests.topology import run
 from xdpfw.errors import XdpfwError
 from xdpfw.kernel.libbpf import check, ffi, libbpf, options
+from xdpfw.kernel.loader import Program
 from xdpfw.kernel.pins import ensure_bpffs
-from xdpfw.kernel.program import Program
 
 FEATURES: Final = "ipv4"
 MAPS: Final = Path("/sys/fs/bpf/xdp-filter")

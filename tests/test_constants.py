@@ -10,7 +10,7 @@ import pytest
 from xdpfw.kernel import abi
 from xdpfw.kernel.abi import Mark
 from xdpfw.kernel.constants import with_constants
-from xdpfw.kernel.program import OBJECT
+from xdpfw.kernel.loader import OBJECT
 
 CONFIG = abi.pack("config", {"table_bytes": 0x11223344, "hash_secret": [5, 0xFEDCBA9876543210], "rule_count": 7})
 

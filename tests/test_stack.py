@@ -14,7 +14,7 @@ from functools import cache
 
 import pytest
 
-from xdpfw.kernel.program import EGRESS, OBJECT, PROGRAM
+from xdpfw.kernel.loader import EGRESS, OBJECT, PROGRAM
 
 MOST_BYTES = 512
 ROUNDED_TO = 32

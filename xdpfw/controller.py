@@ -26,9 +26,10 @@ from xdpfw.errors import AttachError, KernelError, Position, UsageError
 from xdpfw.kernel import egress
 from xdpfw.kernel.egress import Egress, Hook
 from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, name_of, namespace
+from xdpfw.kernel.loader import Program, object_digest
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import Pins, instances
-from xdpfw.kernel.program import Generation, Program, object_digest
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.sysctl import Syncookies
 from xdpfw.knock.keys import fingerprint
 from xdpfw.observe import metadata, names, totals

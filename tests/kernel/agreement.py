@@ -17,8 +17,9 @@ from xdpfw.compiler.knocks import identity
 from xdpfw.kernel import abi
 from xdpfw.kernel.flows import FlowTable
 from xdpfw.kernel.members import MemberSet, keys_of, prefixes_of
-from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation, Outcome
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import State
+from xdpfw.kernel.testrun import ETHERNET_HEADER_BYTES, LOOPBACK, Outcome
 from xdpfw.knock.keys import fingerprint
 from xdpfw.packet.notation import describe, parse_packet
 from xdpfw.reference.interpreter import Decision, evaluate, note_sent

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from xdpfw.kernel import abi, features, pins
-from xdpfw.kernel.program import Generation, NoKnocks
+from xdpfw.kernel.image import NoKnocks
+from xdpfw.kernel.program import Generation
 
 NOBODY = 65534
 

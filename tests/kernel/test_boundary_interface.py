@@ -15,7 +15,8 @@ import pytest
 from xdpfw.errors import AttachError, KernelError
 from xdpfw.kernel.interface import Attached, InterfaceInfo, Link, Mode, attach, attached, find, name_of, namespace
 from xdpfw.kernel.maps import wait_for_programs
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 

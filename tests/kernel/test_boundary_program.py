@@ -17,7 +17,8 @@ from xdpfw.errors import CapacityError, KernelError, VerifierError
 from xdpfw.kernel import abi, program
 from xdpfw.kernel.libbpf import libbpf
 from xdpfw.kernel.maps import ArrayMap, Counter, wait_for_programs
-from xdpfw.kernel.program import LOOPBACK, Generation, Outcome, interface_factor, interface_slot
+from xdpfw.kernel.program import Generation, interface_factor, interface_slot
+from xdpfw.kernel.testrun import LOOPBACK, Outcome
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 

@@ -42,7 +42,8 @@ from tests.policies import written
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel import abi
 from xdpfw.kernel.libbpf import ffi, libbpf, options
-from xdpfw.kernel.program import LOOPBACK, OUTPUT_BYTES, Generation, Outcome
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK, OUTPUT_BYTES, Outcome
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 

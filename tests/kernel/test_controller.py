@@ -37,9 +37,10 @@ from xdpfw.kernel.egress import FilterEgress, Hook, TcxEgress
 from xdpfw.kernel.features import takes_redirects
 from xdpfw.kernel.interface import Link, attached, find, namespace
 from xdpfw.kernel.libbpf import BpfObject
+from xdpfw.kernel.loader import Program
 from xdpfw.kernel.maps import ArrayMap
 from xdpfw.kernel.pins import Pins
-from xdpfw.kernel.program import Generation, Program
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import STATE_MAPS
 from xdpfw.observe import metadata, totals
 from xdpfw.observe.stats import Statistics

@@ -15,7 +15,8 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.errors import CapacityError
 from xdpfw.kernel import abi
-from xdpfw.kernel.program import ETHERNET_HEADER_BYTES, LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import ETHERNET_HEADER_BYTES, LOOPBACK
 from xdpfw.reference.interpreter import evaluate
 from xdpfw.reference.memory import Memory
 

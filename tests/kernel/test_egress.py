@@ -26,8 +26,8 @@ from xdpfw.errors import AttachError, UsageError
 from xdpfw.kernel import egress
 from xdpfw.kernel.egress import Hook
 from xdpfw.kernel.interface import Link, find, namespace
+from xdpfw.kernel.loader import Program
 from xdpfw.kernel.pins import Pins
-from xdpfw.kernel.program import Program
 
 pytestmark = pytest.mark.needs("privileges", "bpffs", "data plane")
 

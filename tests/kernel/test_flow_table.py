@@ -17,7 +17,8 @@ from tests.policies import written
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel import abi
 from xdpfw.kernel.flows import Flow, FlowTable, Kind
-from xdpfw.kernel.program import START_BOOT_NS, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import START_BOOT_NS
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 

@@ -18,8 +18,9 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel import abi
 from xdpfw.kernel.maps import ArrayMap
-from xdpfw.kernel.program import START_BOOT_NS, Generation
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.state import State, boot_ns
+from xdpfw.kernel.testrun import START_BOOT_NS
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 

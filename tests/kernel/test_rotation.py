@@ -21,7 +21,8 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.ir import ActionKind, Match
 from xdpfw.kernel import abi
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.knock import rotation as client
 from xdpfw.packet.notation import parse_packet
 from xdpfw.reference.memory import START, Instant

@@ -49,8 +49,9 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.kernel.interface import find, namespace
 from xdpfw.kernel.maps import possible_cpus
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.targets import Station, online_cpus, write_cpus, write_stations
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.packet.notation import parse_packet
 
 pytestmark = pytest.mark.needs("privileges", "data plane")

@@ -15,7 +15,8 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.ir import Action, ActionKind, Match
 from xdpfw.kernel import abi
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.packet.notation import parse_packet
 
 pytestmark = pytest.mark.needs("privileges", "data plane")

@@ -23,7 +23,8 @@ from xdpfw.compiler import ir
 from xdpfw.compiler.image import compile_policy
 from xdpfw.compiler.ir import ActionKind, Match
 from xdpfw.kernel import abi
-from xdpfw.kernel.program import START_BOOT_NS, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import START_BOOT_NS
 from xdpfw.packet.notation import parse_packet
 
 pytestmark = pytest.mark.needs("privileges", "data plane", "SYN cookies")

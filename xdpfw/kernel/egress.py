@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol
 from xdpfw.errors import AttachError
 from xdpfw.kernel.interface import InterfaceInfo, Link, name_of
 from xdpfw.kernel.libbpf import check, ffi, libbpf, options, take_log
+from xdpfw.kernel.loader import Program
 from xdpfw.kernel.pins import DIRECTORY_MODE, Pins, remove_tree
-from xdpfw.kernel.program import Program
 
 PROGRAM_TYPE_SCHED_CLS: Final = 3
 ATTACH_TYPE_TCX_EGRESS: Final = 47

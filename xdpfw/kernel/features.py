@@ -21,11 +21,13 @@ from typing import Any, Final
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import abi, egress
+from xdpfw.kernel.image import NoKnocks
 from xdpfw.kernel.interface import ARPHRD_ETHER, ARPHRD_LOOPBACK, InterfaceInfo, Link, Mode, attached, find
 from xdpfw.kernel.libbpf import PRIVILEGES_HINT, check, ffi, libbpf, options, program_name
+from xdpfw.kernel.loader import Program
 from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap
 from xdpfw.kernel.pins import BPFFS, Pins, instances, is_bpffs
-from xdpfw.kernel.program import Generation, NoKnocks, Program
+from xdpfw.kernel.program import Generation
 from xdpfw.kernel.sysctl import syncookies
 
 PROGRAM_TYPE_XDP: Final = 6

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from xdpfw.errors import AttachError, KernelError
 from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, libc, object_info, options, program_name, take_log
-from xdpfw.kernel.program import Program
+from xdpfw.kernel.loader import Program
 
 NAMESPACES: Final = Path("/run/netns")
 CLONE_NEWNET: Final = 0x40000000

@@ -4,53 +4,30 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import hashlib
-import mmap
 import os
 import secrets
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Self
 
-from xdpfw.errors import CapacityError, KernelError, VerifierError
+from xdpfw.errors import CapacityError, KernelError
 from xdpfw.kernel import abi
-from xdpfw.kernel.constants import with_constants
-from xdpfw.kernel.libbpf import BpfObject, check, ffi, libbpf, object_info, options, take_log
+from xdpfw.kernel.image import Image, Knocks
+from xdpfw.kernel.libbpf import check, ffi, libbpf
+from xdpfw.kernel.loader import Maps, Program, load_object
 from xdpfw.kernel.maps import (
-    ArrayMap,
     Counter,
-    CounterMap,
     FlowCounter,
-    FlowCounterMap,
-    HashMap,
     KnockCounter,
-    KnockCounterMap,
     LimitCounter,
-    LimitCounterMap,
-    Map,
 )
 from xdpfw.kernel.sets import make_set
+from xdpfw.kernel.sizes import MASKS, state_sizes_of
 from xdpfw.kernel.state import State, boot_ns, present_tai_offset_ns
-
-OBJECT: Final = Path(__file__).with_name("xdpfw.bpf.o")
-PROGRAM: Final = "xdpfw"
-EGRESS: Final = "xdpfw_egress"
-"""The program that sees what is sent, of a policy that follows flows."""
-
-LOOPBACK: Final = 1
-"""The interface index of ``lo`` in every network namespace, on which test runs arrive."""
-
-LOG_BYTES: Final = 16 << 20
-"""Room for the verifier's log; its pages are touched only where it writes one."""
-
-ETHERNET_HEADER_BYTES: Final = 14
-
-START_BOOT_NS: Final = 3600 * 1_000_000_000
-START_WALL_NS: Final = 1_767_225_600 * 1_000_000_000
-"""When test runs take place where nobody says otherwise: an hour after boot, at the beginning of 2026."""
+from xdpfw.kernel.testrun import ETHERNET_HEADER_BYTES, LOOPBACK, START_BOOT_NS, START_WALL_NS, Outcome, Runner
 
 TEST_SECRET: Final = (0x0123456789ABCDEF, 0x5BD1E9955BD1E995)
 """Of a generation that traces, so that its slots are the same each time."""
@@ -58,121 +35,13 @@ TEST_SECRET: Final = (0x0123456789ABCDEF, 0x5BD1E9955BD1E995)
 WINDOWS_PER_ROTATION: Final = 4
 """ROTATION_CACHED of bpf/rotation.h."""
 
-OUTPUT_BYTES: Final = 128 << 10
-"""More than the largest frame that a test run can build (17 fragments of a page)."""
-
 FACTOR_TRIES: Final = 1 << 18
+
 _GOLDEN_RATIO: Final = 0x9E3779B1
+
 _U32: Final = 0xFFFFFFFF
+
 _OTHER_VERSION: Final = "another version of xdpfw loaded it: xdpfw detach, then apply"
-_XDP_ACTIONS: Final = ("aborted", "drop", "pass", "tx", "redirect")
-
-
-class Knocks(Protocol):
-    """What the compiler makes of knocks (xdpfw.compiler.knocks.KnockTables): arrays of the structs in bpf/abi.h."""
-
-    @property
-    def knocks(self) -> bytes: ...
-
-    @property
-    def sequences(self) -> bytes: ...
-
-    @property
-    def tokens(self) -> bytes: ...
-
-    @property
-    def guards(self) -> bytes: ...
-
-    @property
-    def rotations(self) -> bytes: ...
-
-    @property
-    def spa_ports(self) -> bytes: ...
-
-    @property
-    def spa_keys(self) -> bytes:
-        """``struct xdpfw_spa_key``, whose ``slot`` is the loader's."""
-
-    @property
-    def fingerprints(self) -> Sequence[int | None]:
-        """Of the key of each element of ``spa_keys``; None where there is none."""
-
-
-class NoKnocks:
-    """Those of an image that has none."""
-
-    knocks = sequences = tokens = guards = rotations = spa_ports = spa_keys = b""
-    fingerprints = ()
-
-
-class Image(Protocol):
-    """What the compiler makes of a policy (xdpfw.compiler.image.MapImage)."""
-
-    @property
-    def config(self) -> bytes:
-        """``struct xdpfw_config``, whose ``trace`` and ``interface_factor`` are the loader's."""
-
-    @property
-    def tables(self) -> bytes:
-        """The value of the map ``tables``: a whole number of blocks of ``Layout.BLOCK_BYTES``."""
-
-    @property
-    def set_tables(self) -> bytes:
-        """The value of the map ``set_tables``, likewise; empty where no rule looks at sets with files."""
-
-    @property
-    def actions(self) -> bytes:
-        """Elements of ``struct xdpfw_action``: of the rules of knocks, then ``rule_count`` of the policy's."""
-
-    @property
-    def rule_count(self) -> int: ...
-
-    @property
-    def knocks(self) -> Knocks: ...
-
-    @property
-    def limits(self) -> bytes:
-        """Elements of ``struct xdpfw_rate``."""
-
-    @property
-    def cpu_choices(self) -> Sequence[int]:
-        """CPUs that rules hand packets to, as their actions number them."""
-
-    @property
-    def protected_ports(self) -> Sequence[tuple[int, int]]:
-        """Ranges of TCP ports."""
-
-    @property
-    def set_sizes(self) -> Sequence[int]:
-        """How many members each dynamic set has room for, by number; the first are the bans."""
-
-    @property
-    def never_ban_keys(self) -> bytes:
-        """Elements of ``struct xdpfw_never_ban_key``."""
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Interfaces that rules redirect to, by slot."""
-
-
-class Outcome(NamedTuple):
-    """What became of one frame."""
-
-    verdict: str
-    """``pass``, ``drop``, ``tx``, ``redirect``; ``aborted`` would be a fault of the program."""
-    reason: str | None
-    """As ``abi.reason_name`` has it; None if the generation does not trace."""
-    rule: int | None
-    """The rule that decided, where ``reason`` is ``rule``."""
-    frame: bytes
-    """The frame as the program left it."""
-    duration_ns: int
-    """Mean over the repetitions."""
-
-
-def object_digest() -> str:
-    """SHA-256, in hex, of the object file that generations are loaded from. Raises OSError where it is not built."""
-    return hashlib.sha256(OBJECT.read_bytes()).hexdigest()
 
 
 class FillLevel(NamedTuple):
@@ -180,85 +49,6 @@ class FillLevel(NamedTuple):
     capacity: int
 
 
-class Program(BpfObject):
-    """A program, ours or found in bpffs."""
-
-    @classmethod
-    def by_id(cls, number: int) -> Self:
-        """Raises KernelError, with ENOENT where it is gone."""
-        return cls(check(libbpf().bpf_prog_get_fd_by_id(number), "open", f"program {number}"))
-
-    @property
-    def id(self) -> int:
-        return int(object_info(self._fd, "bpf_prog_info").id)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Maps:
-    """The maps of bpf/maps.h, by their names there; ``config`` is the program's read-only data."""
-
-    tables: ArrayMap
-    set_tables: ArrayMap
-    actions: ArrayMap
-    interfaces: ArrayMap
-    targets: ArrayMap
-    counters: CounterMap
-    verdicts: CounterMap
-    trace: ArrayMap
-    knocks: ArrayMap
-    sequences: ArrayMap
-    tokens: ArrayMap
-    guards: ArrayMap
-    rotations: ArrayMap
-    windows: ArrayMap
-    filters: ArrayMap
-    spa_ports: ArrayMap
-    spa_keys: ArrayMap
-    knock_counters: KnockCounterMap
-    limits: ArrayMap
-    limit_totals: ArrayMap
-    cpu_choices: ArrayMap
-    protected_ports: ArrayMap
-    limit_counters: LimitCounterMap
-    flow_counters: FlowCounterMap
-    routes: HashMap
-    stations: ArrayMap
-    reminders: ArrayMap
-    cpus: HashMap
-    never_ban: HashMap
-    config: ArrayMap
-
-    @classmethod
-    def collect(cls, descriptor: Callable[[str], int]) -> Self:
-        """All maps; ``descriptor`` opens one by name. Where it raises, those opened before are closed."""
-        with contextlib.ExitStack() as opened:
-            maps = cls(
-                **{
-                    field.name: opened.enter_context(_MAP_CLASSES.get(field.name, ArrayMap)(descriptor(field.name)))
-                    for field in dataclasses.fields(cls)
-                }
-            )
-            opened.pop_all()
-        return maps
-
-    @classmethod
-    def names(cls) -> list[str]:
-        return [field.name for field in dataclasses.fields(cls)]
-
-    def by_name(self) -> dict[str, Map]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-
-_MAP_CLASSES: Final[dict[str, Any]] = {
-    "counters": CounterMap,
-    "verdicts": CounterMap,
-    "knock_counters": KnockCounterMap,
-    "limit_counters": LimitCounterMap,
-    "flow_counters": FlowCounterMap,
-    "routes": HashMap,
-    "cpus": HashMap,
-    "never_ban": HashMap,
-}
 _KNOCK_ARRAYS: Final = ("knocks", "sequences", "tokens", "guards", "rotations", "spa_ports", "spa_keys")
 """Maps that take the bytes of Knocks as they are."""
 
@@ -297,7 +87,7 @@ class Generation:
         self.maps = maps
         self.state = state
         self._config = abi.unpack("config", maps.config.read(0))
-        self._runner: _Runner | None = None
+        self._runner: Runner | None = None
 
     @classmethod
     def load(
@@ -337,8 +127,8 @@ class Generation:
         slots = list(range(len(image.set_sizes)) if set_slots is None else set_slots)
         config.set_slots = slots
         knocks = image.knocks
-        state_sizes = _state_sizes(config, is_full=not trace if full_size is None else full_size)
-        for member, name in _MASKS.items():
+        state_sizes = state_sizes_of(config, is_full=not trace if full_size is None else full_size)
+        for member, name in MASKS.items():
             setattr(config, member, state_sizes[name] - 1)
         sizes = {
             "actions": image.rule_count + config.knock_rules,
@@ -363,7 +153,7 @@ class Generation:
             descriptors = state.descriptors()
             reused = {name: descriptors[name] for name in state.of_sizes(state_sizes)}
         value_sizes = {"tables": len(image.tables), "set_tables": len(image.set_tables) or abi.Layout.BLOCK_BYTES}
-        generation = cls(*_load(abi.to_bytes(config), value_sizes, sizes, reused, has_egress=bool(config.tracks)))
+        generation = cls(*load_object(abi.to_bytes(config), value_sizes, sizes, reused, has_egress=bool(config.tracks)))
         try:
             if state is None and generation.state is not None:
                 generation.state.initialise(secret, 0 if trace else present_tai_offset_ns())
@@ -536,7 +326,7 @@ class Generation:
             verdict = abi.Verdict(self._config.invalid_verdict).name.lower()
             return Outcome(verdict, abi.reason_name(abi.Reason.INVALID_ETHERNET), None, frame, 0)
         if self._runner is None:
-            self._runner = _Runner(self)
+            self._runner = Runner(self.program, self.maps.trace if self.traces else None, self.set_interface)
         return self._runner.run(frame, interface, repeat, boot_ns, wall_ns)
 
     def send(self, frame: bytes, *, boot_ns: int = START_BOOT_NS) -> None:
@@ -548,7 +338,7 @@ class Generation:
         if self.egress is None or len(frame) < ETHERNET_HEADER_BYTES:
             return
         if self._runner is None:
-            self._runner = _Runner(self)
+            self._runner = Runner(self.program, self.maps.trace if self.traces else None, self.set_interface)
         self._runner.send(self.egress, frame, boot_ns)
 
     def forget(self) -> None:
@@ -598,100 +388,12 @@ class Generation:
         return int(self._config.knock_count)
 
 
-class _Runner:
-    """Buffers of test runs, made once: a run is one system call and little else."""
-
-    def __init__(self, generation: Generation) -> None:
-        self._generation = generation
-        self._interface: int | None = -1
-        self._output = ffi.new("char[]", OUTPUT_BYTES)
-        self._options = options("bpf_test_run_opts", data_out=self._output)
-        self._program = generation.program.fileno()
-        self._test_run = libbpf().bpf_prog_test_run_opts
-        self._trace_memory: mmap.mmap | None = None
-        if generation.traces:
-            memory = generation.maps.trace.mapped(abi.size_of("trace"), mmap.PROT_READ | mmap.PROT_WRITE)
-            self._trace_memory = memory
-            self._trace = ffi.cast("struct xdpfw_trace *", ffi.from_buffer(self._trace_memory))
-
-    def close(self) -> None:
-        if self._trace_memory:
-            del self._trace
-            self._trace_memory.close()
-
-    def run(self, frame: bytes, interface: int | None, repeat: int, boot_ns: int, wall_ns: int) -> Outcome:
-        if self._trace_memory:
-            self._trace.boot_ns = boot_ns
-            self._trace.wall_ns = wall_ns
-        if interface != self._interface and self._trace_memory:
-            self._generation.set_interface(LOOPBACK, interface)
-            self._interface = interface
-        opts = self._options
-        opts.data_in = data = ffi.from_buffer(frame)
-        opts.data_size_in = len(data)
-        opts.data_size_out = OUTPUT_BYTES
-        opts.repeat = repeat
-        result = self._test_run(self._program, opts)
-        if result < 0:
-            check(result, "test-run", f"a frame of {len(frame)} bytes")
-        verdict = _XDP_ACTIONS[opts.retval]
-        output = ffi.buffer(self._output, opts.data_size_out)[:]
-        if not self._trace_memory:
-            return Outcome(verdict, None, None, output, opts.duration)
-        reason = self._trace.reason
-        rule = self._trace.rule if reason == abi.Reason.RULE else None
-        return Outcome(verdict, abi.reason_name(reason), rule, output, opts.duration)
-
-    def send(self, egress: Program, frame: bytes, boot_ns: int) -> None:
-        if self._trace_memory:
-            self._trace.boot_ns = boot_ns
-        run = options("bpf_test_run_opts", data_size_in=len(frame), repeat=1)
-        run.data_in = data = ffi.from_buffer(frame)
-        check(self._test_run(egress.fileno(), run), "test-run", f"a frame of {len(data)} bytes that is sent")
-
-
 def _open_descriptor(path: Path) -> int:
     return check(libbpf().bpf_obj_get(os.fsencode(path)), "open", str(path))
 
 
 def _sum(one: Counter, other: Counter) -> Counter:
     return Counter(one.packets + other.packets, one.bytes + other.bytes)
-
-
-_MASKS: Final = {
-    "beginning_mask": "beginnings",
-    "progress_mask": "progress",
-    "flow_mask": "flow_tags",
-    "incoming_mask": "incoming",
-    "limit_mask": "limit_buckets",
-    "fragment_mask": "fragments",
-    "acquaintance_mask": "acquaintances",
-}
-"""Members of the constants that are the number of a table's buckets - 1."""
-
-
-def _state_sizes(config: Any, *, is_full: bool) -> dict[str, int]:
-    """Entries of the maps of state: of those that the policy has no use for, 1. Not ``is_full``: small ones do."""
-    limit, flow, bound = abi.Limit, abi.FlowLimit, abi.LimitBound
-    knocks, tracks, fragments = config.knock_count, config.tracks, config.allow.fragments
-
-    def buckets(wanted: int, used: int) -> int:
-        return int(min(wanted, wanted if is_full else limit.TEST_BUCKETS)) if used else 1
-
-    flow_buckets = buckets(flow.FLOW_BUCKETS, tracks)
-    return {
-        "beginnings": buckets(limit.BEGINNING_BUCKETS, knocks),
-        "progress": buckets(limit.PROGRESS_BUCKETS, knocks),
-        "grants": limit.MAX_GRANTS if knocks else 1,
-        "spa_times": limit.MAX_SPA_KEYS if knocks else 1,
-        "spa_failures": limit.SPA_FAILURE_SLOTS if knocks else 1,
-        "flow_tags": flow_buckets,
-        "flows": flow_buckets * limit.BUCKET_SLOTS if tracks else 1,
-        "incoming": buckets(flow.INCOMING_BUCKETS, tracks),
-        "fragments": buckets(flow.FRAGMENT_BUCKETS, fragments),
-        "limit_buckets": buckets(bound.LIMIT_BUCKETS, config.limit_count),
-        "acquaintances": buckets(bound.ACQUAINTANCE_BUCKETS, config.protects_syn),
-    }
 
 
 PROTECTED_PORT_WORDS: Final = 1 << 10
@@ -717,97 +419,3 @@ def _random_secret() -> tuple[int, int]:
 def _count(data: bytes, struct: str) -> int:
     """How many elements of a struct there are."""
     return len(data) // abi.size_of(struct)
-
-
-def _load(
-    config: bytes,
-    value_sizes: Mapping[str, int],
-    sizes: Mapping[str, int],
-    reused: Mapping[str, int],
-    *,
-    has_egress: bool,
-) -> tuple[Program, Maps, State, Program | None]:
-    """Opens the object file, sizes its maps, sets its constants and has the kernel verify it.
-
-    ``reused``: descriptors of maps that are there already, by name. ``has_egress``: the program that sees what is sent
-    is wanted, too.
-    """
-    library = libbpf()
-    take_log()
-    name = ffi.new("char[]", PROGRAM.encode())
-    with mmap.mmap(-1, LOG_BYTES) as log, ffi.from_buffer(log) as log_buffer:
-        open_options = options(
-            "bpf_object_open_opts",
-            object_name=name,
-            kernel_log_buf=ffi.cast("char *", log_buffer),
-            kernel_log_size=LOG_BYTES,
-        )
-        code = with_constants(_object_code(), config)
-        bpf_object = library.bpf_object__open_mem(ffi.from_buffer(code), len(code), open_options)
-        if not bpf_object:
-            check(-ffi.errno, "open", str(OBJECT))
-        try:
-            for name, entries in sizes.items():
-                result = library.bpf_map__set_max_entries(_find_map(bpf_object, name), max(entries, 1))
-                check(result, "size", f"map {name}")
-            for name, descriptor in reused.items():
-                result = library.bpf_map__reuse_fd(_find_map(bpf_object, name), descriptor)
-                check(result, "reuse", f"map {name}")
-            for name, value_bytes in value_sizes.items():
-                result = library.bpf_map__set_value_size(_find_map(bpf_object, name), value_bytes)
-                check(result, "size", f"map {name}")
-            result = library.bpf_map__set_initial_value(_find_map(bpf_object, "config"), config, len(config))
-            check(result, "set", f"constants of {OBJECT.name}")
-            result = library.bpf_program__set_autoload(_find_program(bpf_object, EGRESS), has_egress)
-            check(result, "choose", f"program {EGRESS}")
-            result = library.bpf_object__load(bpf_object)
-            verdict = ffi.string(ffi.cast("char *", log_buffer)).decode(errors="replace")
-            if result < 0 and verdict:
-                raise VerifierError(OBJECT.name, -result, verdict)
-            check(result, "load", OBJECT.name)
-            return _take(bpf_object, has_egress)
-        finally:
-            library.bpf_object__close(bpf_object)
-
-
-def _object_code() -> bytes:
-    try:
-        return OBJECT.read_bytes()
-    except OSError as error:
-        hint = "the BPF object is missing: make bpf builds it" if error.errno == errno.ENOENT else None
-        raise KernelError("open", str(OBJECT), error.errno or errno.EIO, hint=hint) from None
-
-
-def _take(bpf_object: Any, has_egress: bool) -> tuple[Program, Maps, State, Program | None]:
-    """Programs and maps of a loaded object, with descriptors of their own."""
-    library = libbpf()
-
-    def duplicate(name: str) -> int:
-        return os.dup(library.bpf_map__fd(_find_map(bpf_object, name)))
-
-    with contextlib.ExitStack() as opened:
-        program = opened.enter_context(_take_program(bpf_object, PROGRAM))
-        egress = opened.enter_context(_take_program(bpf_object, EGRESS)) if has_egress else None
-        state = opened.enter_context(State.collect(duplicate))
-        maps = Maps.collect(duplicate)
-        opened.pop_all()
-    return program, maps, state, egress
-
-
-def _take_program(bpf_object: Any, name: str) -> Program:
-    return Program(os.dup(libbpf().bpf_program__fd(_find_program(bpf_object, name))))
-
-
-def _find_program(bpf_object: Any, name: str) -> Any:
-    found = libbpf().bpf_object__find_program_by_name(bpf_object, name.encode())
-    if not found:
-        raise KernelError("find", f"program {name} in {OBJECT.name}", errno.ENOENT)
-    return found
-
-
-def _find_map(bpf_object: Any, name: str) -> Any:
-    section = ".rodata" if name == "config" else name
-    found = libbpf().bpf_object__find_map_by_name(bpf_object, section.encode())
-    if not found:
-        raise KernelError("find", f"map {section} in {OBJECT.name}", errno.ENOENT)
-    return found

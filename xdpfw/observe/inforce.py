@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from xdpfw.kernel.interface import Link
+from xdpfw.kernel.loader import Program
 from xdpfw.kernel.pins import Pins
-from xdpfw.kernel.program import Program
 
 
 def running(pins: Pins) -> dict[int, int | None]:

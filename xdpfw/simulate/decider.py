@@ -10,7 +10,8 @@ from typing import Final, Protocol
 
 from xdpfw.compiler import ir
 from xdpfw.compiler.image import MapImage, compile_policy
-from xdpfw.kernel.program import LOOPBACK, Generation
+from xdpfw.kernel.program import Generation
+from xdpfw.kernel.testrun import LOOPBACK
 from xdpfw.packet.decode import MAX_VLAN_TAGS
 from xdpfw.reference.interpreter import Decision, evaluate, note_sent
 from xdpfw.reference.memory import START, Instant, Memory
