@@ -82,14 +82,13 @@ def test_apply_puts_a_policy_in_force_once(firewall: Firewall, write: Callable[[
     assert ran.status == 0
     assert ran.lines[:2] == [f"{path} is in force (generation 1)", "  veth0: native"]
     again = firewall("apply", path, "--json").json
-    notes = again.pop("notes")
     assert again == {
         "changed": False,
         "generation": 1,
         "interfaces": {"veth0": "native"},
         "tests": {"passed": 1, "failed": 0},
+        "notes": [],
     }
-    assert [note.split()[0] for note in notes] == ["allow.established", "allow.fragments"]
 
 
 def test_apply_refuses_a_policy_whose_tests_fail(firewall: Firewall, write: Callable[[str], Path]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from xdpfw.errors import CapacityError, KernelError, VerifierError
-from xdpfw.kernel import abi, program
+from xdpfw.kernel import abi, loader
 from xdpfw.kernel.libbpf import libbpf
 from xdpfw.kernel.maps import ArrayMap, Counter, wait_for_programs
 from xdpfw.kernel.program import Generation, interface_factor, interface_slot
@@ -205,7 +205,7 @@ def test_the_verifiers_refusal_is_told_in_its_words(
     {
         return skb->len;
     }"""
-    monkeypatch.setattr(program, "OBJECT", compiled(tmp_path, source))
+    monkeypatch.setattr(loader, "OBJECT", compiled(tmp_path, source))
     before = open_descriptors()
     with pytest.raises(VerifierError, match="invalid mem access 'map_value_or_null'") as caught:
         Generation.load(make_image(), interfaces=[], targets=[])
@@ -217,7 +217,7 @@ def test_the_verifiers_refusal_is_told_in_its_words(
 def test_a_missing_object_file_names_what_makes_it(
     make_image: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "OBJECT", tmp_path / "xdpfw.bpf.o")
+    monkeypatch.setattr(loader, "OBJECT", tmp_path / "xdpfw.bpf.o")
     with pytest.raises(KernelError, match=r"open .*/xdpfw.bpf.o: No such file or directory \(.*make bpf"):
         Generation.load(make_image(), interfaces=[], targets=[])
 

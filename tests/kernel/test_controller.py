@@ -32,7 +32,7 @@ from tests.wire import parsed
 from xdpfw.compiler.image import compile_policy
 from xdpfw.controller import Applied, Controller, Source
 from xdpfw.errors import AttachError, KernelError, UsageError
-from xdpfw.kernel import egress, program
+from xdpfw.kernel import egress, loader
 from xdpfw.kernel.egress import FilterEgress, Hook, TcxEgress
 from xdpfw.kernel.features import takes_redirects
 from xdpfw.kernel.interface import Link, attached, find, namespace
@@ -414,8 +414,8 @@ def test_the_same_policy_is_applied_anew_with_another_program(
     home.apply(FIRST)
     assert not home.apply(FIRST).changed
     upgraded = tmp_path / "xdpfw.bpf.o"
-    upgraded.write_bytes(program.OBJECT.read_bytes() + b"\0")
-    monkeypatch.setattr(program, "OBJECT", upgraded)
+    upgraded.write_bytes(loader.OBJECT.read_bytes() + b"\0")
+    monkeypatch.setattr(loader, "OBJECT", upgraded)
     assert home.apply(FIRST).changed
     assert home.check_whole() == 2
 
