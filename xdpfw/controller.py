@@ -28,7 +28,7 @@ from xdpfw.kernel.egress import Egress, Hook
 from xdpfw.kernel.interface import InterfaceInfo, Link, attach, attached, find, foreign_hint, name_of, namespace
 from xdpfw.kernel.loader import Program, object_digest
 from xdpfw.kernel.maps import wait_for_programs
-from xdpfw.kernel.pins import Pins, instances
+from xdpfw.kernel.pins import SHORT_CHANGE_S, Pins, instances
 from xdpfw.kernel.program import Generation
 from xdpfw.kernel.sysctl import Syncookies
 from xdpfw.knock.keys import fingerprint
@@ -91,7 +91,7 @@ class Controller:
         would have to change its mode; KernelError and CapacityError for what the kernel refuses else. What was in
         force then is so still, and nothing is left behind.
         """
-        with self._pins.lock(), namespace(self._netns), contextlib.ExitStack() as opened:
+        with self._pins.lock(SHORT_CHANGE_S), namespace(self._netns), contextlib.ExitStack() as opened:
             state = _State.read(self._pins, opened)
             interfaces = [self._find_free(interface, state) for interface in policy.interfaces]
             targets = [_find_target(policy, name) for name in image.targets]
@@ -207,7 +207,7 @@ class Controller:
         """
         if self._pins.instance not in instances(self._pins.bpffs):
             raise UsageError(f"instance {self._pins.instance} has no firewall in force")
-        with self._pins.lock():
+        with self._pins.lock(SHORT_CHANGE_S):
             names = sorted(self._pins.links())
             for path in self._pins.links().values():
                 with Link.open(str(path)) as link:

@@ -240,12 +240,13 @@ _COUNTERS: Final = {
 def _delete(app: App, pins: Pins, choice: Choice, as_json: bool) -> int:
     from xdpfw.cli.inforce import check_in_force, open_state
     from xdpfw.kernel.flows import FlowTable
+    from xdpfw.kernel.pins import SHORT_CHANGE_S
     from xdpfw.kernel.state import boot_ns
     from xdpfw.observe.flows import order, to_json
 
     check_in_force(pins)
     now_ns = boot_ns()
-    with pins.lock(), open_state(pins) as state:
+    with pins.lock(SHORT_CHANGE_S), open_state(pins) as state:
         deleted = [] if state is None else sorted(FlowTable(state).delete(choice.fits, now_ns), key=order)
     if as_json:
         app.say_json({"deleted": [to_json(flow, now_ns) for flow in deleted]})

@@ -136,9 +136,10 @@ def _revoke(
     from xdpfw.cli.inforce import check_in_force, open_state, read_in_force
     from xdpfw.errors import UsageError
     from xdpfw.kernel import abi
+    from xdpfw.kernel.pins import SHORT_CHANGE_S
 
     check_in_force(pins)
-    with pins.lock():
+    with pins.lock(SHORT_CHANGE_S):
         number, meta = read_in_force(pins)
         knocks = {each.name for each in meta.knocks}
         keys = {each.name for found in meta.knocks for each in found.keys}

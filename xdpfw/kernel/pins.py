@@ -33,6 +33,9 @@ BPFFS_MAGIC: Final = 0xCAFE4A11
 STATFS_BYTES: Final = 256
 DIRECTORY_MODE: Final = 0o700
 NEW_PREFIX: Final = "new-"
+SHORT_CHANGE_S: Final = 3.0
+"""What changes a set or the like, as integrations do every moment, has the lock for less: worth waiting for."""
+
 LOCK_INTERVAL_S: Final = 0.02
 INSTANCE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
