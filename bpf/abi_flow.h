@@ -17,6 +17,7 @@ enum xdpfw_flow_limit {
 enum xdpfw_flow_state {
 	XDPFW_FLOW_NONE,
 	XDPFW_FLOW_SYN_SENT,		/* TCP: this side has sent a SYN, and nothing came back */
+	XDPFW_FLOW_ANSWERED,		/* TCP: this side's SYN was answered, and that answer is not acknowledged */
 	XDPFW_FLOW_HALF_OPEN,		/* TCP: this side has answered a SYN, and its answer is not acknowledged */
 	XDPFW_FLOW_ESTABLISHED,
 	XDPFW_FLOW_CLOSING,		/* TCP: a FIN was there */
@@ -30,9 +31,9 @@ enum xdpfw_flow_state {
  * forged sources drives out nothing else.
  */
 enum xdpfw_flow_rank {
-	XDPFW_FLOW_ANSWER,		/* begun by the other side, which has not shown that it gets what is sent to it; or
-					   TCP whose beginning was not seen */
-	XDPFW_FLOW_OWN,			/* begun by this side, or confirmed by the other */
+	XDPFW_FLOW_ANSWER,		/* begun by the other side, or sent on for somebody, who has not shown that he gets
+					   what is sent to him; or TCP whose beginning was not seen */
+	XDPFW_FLOW_OWN,			/* begun by this host, or TCP whose beginner has acknowledged the answer */
 };
 
 /*
@@ -55,7 +56,7 @@ struct xdpfw_flow_key {
 struct xdpfw_flow {
 	struct xdpfw_flow_key key;
 	__u64 until_ns;			/* of CLOCK_BOOTTIME: it counts before this time, not at it */
-	__u32 expected_ack;		/* HALF_OPEN: the acknowledgement that confirms it */
+	__u32 expected_ack;		/* HALF_OPEN, ANSWERED: the acknowledgement that confirms it */
 	__u8 state;			/* enum xdpfw_flow_state */
 	__u8 rank;			/* enum xdpfw_flow_rank */
 	__u16 padding;

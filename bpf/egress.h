@@ -130,7 +130,8 @@ int xdpfw_egress(struct __sk_buff *skb)
 	}
 	sent.type = bpf_ntohs(type);
 	if (!find_sent_addresses(skb, &sent, &key) && !find_sent_ports(skb, &sent, &key, &tcp))
-		send(&key, tcp);
+		/* Where it came in: nowhere, if this host itself sends it. What it forwards, anybody may have forged. */
+		send(&key, tcp, skb->ingress_ifindex ? XDPFW_FLOW_ANSWER : XDPFW_FLOW_OWN);
 	return TC_ACT_UNSPEC;
 }
 

@@ -3,7 +3,8 @@
  * Flows: which packets belong to what this host, or one behind it, has sent.
  *
  * Only what is sent makes a flow; what comes in moves it on. So nobody outside makes one by himself: he makes this side
- * answer, and then the flow is of the lower rank until a TCP client has told the number that only our answer had.
+ * answer, or send on what he has forged. Then the flow is of the lower rank until who began it, by TCP, has told the
+ * number that only the answer had.
  */
 #ifndef XDPFW_FLOW_H
 #define XDPFW_FLOW_H
@@ -66,10 +67,13 @@ static __always_inline bool receive_tcp(union flow_standing *flow, __u32 flags, 
 
 	switch (flow->state) {
 	case XDPFW_FLOW_SYN_SENT:
-		if (flags & FLOW_RST)
+	case XDPFW_FLOW_ANSWERED:
+		if (flags & FLOW_RST) {
 			flow->state = XDPFW_FLOW_CLOSED;
-		else if (flags & FLOW_SYN)	/* and ACK: others never get here */
+		} else if (flags & FLOW_SYN) {	/* and ACK: others never get here */
+			flow->state = XDPFW_FLOW_ANSWERED;
 			flow->expected_ack = number + 1;
+		}
 		return true;
 	case XDPFW_FLOW_HALF_OPEN:
 		if (flags & FLOW_RST) {
@@ -119,17 +123,21 @@ __attribute__((noinline)) int receive(const struct xdpfw_flow_key *key, __u64 ta
 		after.state = XDPFW_FLOW_REPLIED;
 	else if (!receive_tcp(&after, tcp, tcp >> 32))
 		return 0;
-	/* These last from what this side has sent. */
-	if (after.word == before.word && (after.state == XDPFW_FLOW_SYN_SENT || after.state == XDPFW_FLOW_CLOSED))
+	/* These last from what this side has sent, or from the answer. */
+	if (after.word == before.word && (after.state == XDPFW_FLOW_SYN_SENT || after.state == XDPFW_FLOW_ANSWERED ||
+					  after.state == XDPFW_FLOW_CLOSED))
 		return 1;
 	move_flow(flow, before, after, now_ns + flow_lasts_ns(after.state, key->protocol));
 	return 1;
 }
 
-/* What a TCP packet that is sent makes of its flow. Returns false if that is nothing, and the flow not refreshed. */
-static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u32 number)
+/*
+ * What a TCP packet that is sent makes of its flow. rank: of one that it begins. Returns false if that is nothing, and the
+ * flow not refreshed.
+ */
+static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u32 number, __u32 rank)
 {
-	__u32 state = flow->state;
+	__u32 state = flow->state, heard;
 	bool is_over = state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED || state == XDPFW_FLOW_CLOSING;
 
 	if (flags & FLOW_RST) {
@@ -147,21 +155,26 @@ static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u
 	}
 	if (flags & FLOW_SYN) {
 		if (is_over) {
-			flow->expected_ack = 0;
 			flow->state = XDPFW_FLOW_SYN_SENT;
-			flow->rank = XDPFW_FLOW_OWN;
+			flow->rank = rank;
 		}
 		return true;
 	}
 	if (state == XDPFW_FLOW_HALF_OPEN)
 		return false;
-	/*
-	 * Who has sent the SYN has the answer's number only if he got it: a host behind answers forged SYNs, too. What came
-	 * with the answer may be acknowledged as well.
-	 */
-	if (state == XDPFW_FLOW_SYN_SENT && (!flow->expected_ack || !(flags & FLOW_ACK) ||
-					     number - flow->expected_ack >= FLOW_ANSWER_BYTES))
+	if (state == XDPFW_FLOW_SYN_SENT)
 		return true;
+	if (state == XDPFW_FLOW_ANSWERED) {
+		/*
+		 * Who has sent the SYN has the answer's number only if he got it: a host behind answers forged SYNs, too. What
+		 * came with the answer may be acknowledged as well; but that is easier to guess, and so raises nothing.
+		 */
+		heard = number - flow->expected_ack;
+		if (!(flags & FLOW_ACK) || heard >= FLOW_ANSWER_BYTES)
+			return true;
+		if (!heard)
+			flow->rank = XDPFW_FLOW_OWN;
+	}
 	/*
 	 * Of no flow: it was open before flows were followed, or has lost its place. An answer, for all that is known: to a
 	 * forged packet behind a forged SYN, a host sends an ACK. Of a closed one: the RST was forged.
@@ -183,8 +196,11 @@ static __always_inline bool is_answer(const struct xdpfw_flow_key *key, __u64 ta
 	return has_incoming(tag, now_ns);
 }
 
-/* What is sent makes a flow, or moves it on. tcp: flags, and the telling number from bit 32 on. A global function. */
-__attribute__((noinline)) int send(const struct xdpfw_flow_key *key, __u64 tcp)
+/*
+ * What is sent makes a flow, or moves it on. tcp: flags, and the telling number from bit 32 on. rank: of a flow that it
+ * begins, if it is no answer. A global function.
+ */
+__attribute__((noinline)) int send(const struct xdpfw_flow_key *key, __u64 tcp, __u32 rank)
 {
 	union flow_standing before = {}, after;
 	struct xdpfw_flow *flow = NULL;
@@ -205,11 +221,11 @@ __attribute__((noinline)) int send(const struct xdpfw_flow_key *key, __u64 tcp)
 		before = standing_of(flow);
 	after = before;
 	if (key->protocol == IPPROTO_TCP) {
-		if (!send_tcp(&after, tcp, tcp >> 32))
+		if (!send_tcp(&after, tcp, tcp >> 32, rank))
 			return 0;
 	} else if (after.state == XDPFW_FLOW_NONE) {
 		after.state = XDPFW_FLOW_UNREPLIED;
-		after.rank = is_answer(key, tag, now_ns) ? XDPFW_FLOW_ANSWER : XDPFW_FLOW_OWN;
+		after.rank = is_answer(key, tag, now_ns) ? XDPFW_FLOW_ANSWER : rank;
 	}
 	until_ns = now_ns + flow_lasts_ns(after.state, key->protocol);
 	if (!flow)
@@ -284,7 +300,8 @@ __attribute__((noinline)) int note_forwarded(const struct packet *p)
 		return 0;
 	if (p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP)
 		flags = p->value[XDPFW_FIELD_DETAIL] - XDPFW_DETAIL_TCP;
-	return send(&scratch->flow_key, (__u64)telling_number(flags, p->tcp_seq, p->tcp_ack) << 32 | flags);
+	return send(&scratch->flow_key, (__u64)telling_number(flags, p->tcp_seq, p->tcp_ack) << 32 | flags,
+		    XDPFW_FLOW_ANSWER);
 }
 
 #endif

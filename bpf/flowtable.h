@@ -149,6 +149,7 @@ static __always_inline __u64 flow_lasts_ns(__u32 state, __u32 protocol)
 	case XDPFW_FLOW_SYN_SENT:
 	case XDPFW_FLOW_CLOSING:
 		return 120ULL * NS_PER_S;
+	case XDPFW_FLOW_ANSWERED:
 	case XDPFW_FLOW_HALF_OPEN:
 		return 60ULL * NS_PER_S;
 	case XDPFW_FLOW_ESTABLISHED:

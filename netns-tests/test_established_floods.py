@@ -15,6 +15,7 @@ import contextlib
 import resource
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -24,13 +25,20 @@ from tests.firewall import Firewall, policy
 from tests.flood import Frames, flood, with_true_sources
 from tests.services import echo_datagrams
 from tests.topology import LIMIT_SECONDS, Namespace, Network
+from xdpfw.cli.inforce import open_state
+from xdpfw.kernel import abi
+from xdpfw.kernel.flows import Flow, FlowTable
 from xdpfw.kernel.maps import FlowCounter
 from xdpfw.kernel.program import Generation
+from xdpfw.kernel.state import boot_ns
 from xdpfw.packet.notation import parse_packet
 
 CONNECTIONS = 1000
 SYNS = 1_000_000
 DATAGRAMS = 500_000
+OWN = 200
+"""Connections and questions of home's own, beside what goes through it."""
+
 PART = 100_000
 """Frames between two looks at what has to go on."""
 
@@ -49,6 +57,11 @@ class Router:
         (number,) = self.firewall.pins.generations()
         with Generation.open(self.firewall.pins.generation(number)) as generation:
             return generation.flow_counter()
+
+    def flows(self) -> list[Flow]:
+        with open_state(self.firewall.pins) as state:
+            assert state is not None
+            return FlowTable(state).live(boot_ns())
 
     def forged(self, packet: str, count: int, first: int) -> Frames:
         """Frames of the peer's, from as many addresses."""
@@ -104,6 +117,27 @@ def connections(
         yield check
 
 
+@contextlib.contextmanager
+def questions(client: Namespace, server: Namespace, address: str, count: int) -> Iterator[Callable[[], None]]:
+    """So many sockets that have each asked once; what is yielded checks that a further answer gets to each."""
+    with contextlib.ExitStack() as opened:
+        serving = opened.enter_context(server.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        serving.bind((address, 53))
+        asked = []
+        for _ in range(count):
+            asking = opened.enter_context(client.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            asking.sendto(b"?", (address, 53))
+            asked.append((asking, serving.recvfrom(1)[1]))
+
+        def check() -> None:
+            for asking, source in asked:
+                serving.sendto(b"!", source)
+                assert asking.recv(1) == b"!"
+
+        check()
+        yield check
+
+
 def test_spoofed_syns_at_an_open_port(router: Router) -> None:
     """A million, answered by the stack, beside connections in and out; none needs the help of its socket."""
     router.firewall.apply(policy("{name: web, match: {proto: tcp, dport: 80}, action: pass}"))
@@ -124,7 +158,7 @@ def test_spoofed_syns_at_an_open_port(router: Router) -> None:
 
 
 def test_spoofed_syns_at_a_port_behind(router: Router) -> None:
-    """Home forwards, and has no sockets that could tell: all depends on the flows."""
+    """Home forwards, and has no sockets that could tell: all depends on the flows. Its own are beside them."""
     router.firewall.apply(
         policy(
             "{name: web, match: {proto: tcp, dport: 80, tcp_flags: 'syn,!ack'}, action: pass}",
@@ -132,16 +166,54 @@ def test_spoofed_syns_at_a_port_behind(router: Router) -> None:
         )
     )
     with (
-        connections(router.peer, router.behind, BEHIND, 80, CONNECTIONS) as check,
+        connections(router.peer, router.behind, BEHIND, 80, CONNECTIONS) as through,
+        connections(router.home, router.peer, PEER, 81, OWN) as own,
+        questions(router.home, router.peer, PEER, OWN) as asked,
         router.peer.raw("eth0") as sender,
     ):
         for first in range(SPOOFED, SPOOFED + SYNS, PART):
             frames = router.forged(f"tcp 11.0.0.1:40000 > {BEHIND}:80 S", PART, first)
             flood(sender, router.firewall, frames, "rule")
-            check()
+            for check in (through, own, asked):
+                check()
+        flows = router.flows()
     counted = router.flow_counter()
-    print(counted)
+    print(counted, Counter((flow.state.name, flow.rank.name) for flow in flows))
     assert counted.sockets == 0
+    of_the_flood = [flow for flow in flows if SPOOFED in (flow.remote & 0xFF000000, flow.local & 0xFF000000)]
+    assert len(of_the_flood) > SYNS // 10
+    assert {flow.rank for flow in of_the_flood} == {abi.FlowRank.FLOW_ANSWER}
+    assert not any(flow.state is abi.FlowState.FLOW_ESTABLISHED for flow in of_the_flood)
+    # Of a connection that goes through, there is a flow to each end.
+    of_ours = [flow for flow in flows if flow.rank is abi.FlowRank.FLOW_OWN]
+    assert len(of_ours) == 2 * CONNECTIONS + 2 * OWN
+
+
+def test_spoofed_datagrams_at_a_port_behind(router: Router) -> None:
+    """The host behind answers them. What home has asked, and connections through it, go on."""
+    router.firewall.apply(
+        policy(
+            "{name: dns, match: {proto: udp, dport: 53}, action: pass}",
+            "{name: web, match: {proto: tcp, dport: 80, state: new}, action: pass}",
+            interfaces=("fw0", "fw1"),
+        )
+    )
+    with (
+        echo_datagrams(router.behind, 53),
+        connections(router.peer, router.behind, BEHIND, 80, OWN) as through,
+        questions(router.home, router.peer, PEER, OWN) as asked,
+        router.peer.raw("eth0") as sender,
+    ):
+        for first in range(SPOOFED, SPOOFED + DATAGRAMS, PART):
+            frames = router.forged(f"udp 11.0.0.1:40000 > {BEHIND}:53", PART, first)
+            flood(sender, router.firewall, frames, "rule")
+            through()
+            asked()
+        flows = router.flows()
+    of_the_flood = [flow for flow in flows if SPOOFED in (flow.remote & 0xFF000000, flow.local & 0xFF000000)]
+    assert len(of_the_flood) > DATAGRAMS // 10
+    assert {flow.rank for flow in of_the_flood} == {abi.FlowRank.FLOW_ANSWER}
+    assert sum(flow.rank is abi.FlowRank.FLOW_OWN for flow in flows) == 3 * OWN
 
 
 def test_spoofed_datagrams_beside_questions_of_home_s(router: Router) -> None:

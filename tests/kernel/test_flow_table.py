@@ -61,12 +61,13 @@ def ranks(generation: Generation) -> dict[str, int]:
 
 
 def open_some(generation: Generation) -> list[Ends]:
-    """Connections that this side has begun, and that clients have: confirmed, these are worth as much."""
+    """Connections of this host, of clients, and between others: once confirmed, all are worth as much."""
     found = [nth(number, V4._replace(there=V6.there & 0xFFFF)) for number in range(LIVE)]
-    for ends in found[: LIVE // 2]:
-        generation.send(ends.sent(flags=SYN))
-        assert is_established(generation, ends.received(flags=SYN | ACK))
-    for ends in found[LIVE // 2 :]:
+    for number, ends in enumerate(found[: 2 * LIVE // 3]):
+        generation.send(ends.sent(flags=SYN), forwarded_from=number % 2)
+        assert is_established(generation, ends.received(flags=SYN | ACK, seq=1))
+        generation.send(ends.sent(flags=ACK, ack=2), forwarded_from=number % 2)
+    for ends in found[2 * LIVE // 3 :]:
         generation.send(ends.sent(flags=SYN | ACK, seq=1))
         assert is_established(generation, ends.received(flags=ACK, ack=2))
     return found
@@ -87,6 +88,27 @@ def test_spoofed_syns_at_an_open_port_drive_out_nothing_of_ours(generation: Gene
     assert counter.created == FLOOD + LIVE
     assert counter.evicted == counter.created - sum(found.values())
     assert counter.refused == 0
+
+
+def test_nor_do_those_at_a_port_behind(generation: Generation) -> None:
+    """The host behind answers each; so it does datagrams and echo requests."""
+    ours = open_some(generation)
+    questions = [nth(number, V4._replace(there=V6.there & 0xFFFF)) for number in range(LIVE)]
+    for ends in questions:
+        generation.send(ends.sent("udp"))
+    for number in range(FLOOD):
+        ends = nth(number)
+        generation.send(ends.sent(flags=SYN), forwarded_from=1)
+        if number % 4 == 0:
+            generation.run(ends.received(flags=SYN | ACK, seq=number), boot_ns=NOW)
+            generation.send(ends.sent("udp"), forwarded_from=1)
+            generation.run(ends.received("udp"), boot_ns=NOW)
+            generation.send(ends.echo_sent(), forwarded_from=1)
+    assert all(is_established(generation, ends.received(flags=ACK)) for ends in ours)
+    assert all(is_established(generation, ends.received("udp")) for ends in questions)
+    assert ranks(generation)["FLOW_OWN"] == len(ours) + len(questions)
+    established = [flow for flow in table(generation).live(NOW) if flow.state is abi.FlowState.FLOW_ESTABLISHED]
+    assert len(established) == len(ours)
 
 
 def test_nor_do_spoofed_datagrams_and_echoes_that_are_answered(generation: Generation) -> None:

@@ -21,6 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 PROTOCOLS: Final = ("tcp", "udp", "sctp", "icmp", "icmpv6")
 STATES: Final = (
     "syn-sent",
+    "answered",
     "half-open",
     "established",
     "closing",

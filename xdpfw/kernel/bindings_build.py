@@ -71,6 +71,19 @@ struct xdp_md {
     __u32 rx_queue_index;
     __u32 egress_ifindex;
 };
+
+struct __sk_buff {
+    __u32 len;
+    __u32 pkt_type;
+    __u32 mark;
+    __u32 queue_mapping;
+    __u32 protocol;
+    __u32 vlan_present;
+    __u32 vlan_tci;
+    __u32 vlan_proto;
+    __u32 priority;
+    __u32 ingress_ifindex;
+};
 """
 
 # bpf/libbpf.h and bpf/bpf.h of libbpf 1.1.

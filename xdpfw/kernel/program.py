@@ -329,8 +329,10 @@ class Generation:
             self._runner = Runner(self.program, self.maps.trace if self.traces else None, self.set_interface)
         return self._runner.run(frame, interface, repeat, boot_ns, wall_ns)
 
-    def send(self, frame: bytes, *, boot_ns: int = START_BOOT_NS) -> None:
+    def send(self, frame: bytes, *, forwarded_from: int = 0, boot_ns: int = START_BOOT_NS) -> None:
         """Takes in a frame as if an interface of the policy sent it. ``boot_ns`` as of ``run``.
+
+        ``forwarded_from``: the number of the interface that it came in at; 0: the host's own.
 
         Nothing happens where the policy follows no flows. Frames without a whole Ethernet header are never sent.
         Raises KernelError.
@@ -339,7 +341,7 @@ class Generation:
             return
         if self._runner is None:
             self._runner = Runner(self.program, self.maps.trace if self.traces else None, self.set_interface)
-        self._runner.send(self.egress, frame, boot_ns)
+        self._runner.send(self.egress, frame, forwarded_from, boot_ns)
 
     def forget(self) -> None:
         """Brings the state of a generation of its own back to the beginning: no grants, no progress, no last times."""

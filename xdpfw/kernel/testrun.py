@@ -90,9 +90,11 @@ class Runner:
         rule = self._trace.rule if reason == abi.Reason.RULE else None
         return Outcome(verdict, abi.reason_name(reason), rule, output, opts.duration)
 
-    def send(self, egress: Program, frame: bytes, boot_ns: int) -> None:
+    def send(self, egress: Program, frame: bytes, forwarded_from: int, boot_ns: int) -> None:
         if self._trace_memory:
             self._trace.boot_ns = boot_ns
         run = options("bpf_test_run_opts", data_size_in=len(frame), repeat=1)
         run.data_in = data = ffi.from_buffer(frame)
+        context = ffi.new("struct __sk_buff *", {"ingress_ifindex": forwarded_from})
+        run.ctx_in, run.ctx_size_in = context, ffi.sizeof(context[0])
         check(self._test_run(egress.fileno(), run), "test-run", f"a frame of {len(data)} bytes that is sent")

@@ -33,6 +33,7 @@ ACK: Final = 0x10
 S: Final = 1_000_000_000
 LASTS_NS: Final = {
     FlowState.SYN_SENT: 120 * S,
+    FlowState.ANSWERED: 60 * S,
     FlowState.HALF_OPEN: 60 * S,
     FlowState.ESTABLISHED: 5 * 86400 * S,
     FlowState.CLOSING: 120 * S,
@@ -86,18 +87,19 @@ class Flows:
         confirms = flags & (SYN | ACK) == ACK and packet.tcp_ack == flow.expected_ack
         if state is FlowState.HALF_OPEN and not flags & RST and not confirms:
             return False
-        if state is FlowState.CLOSED or (state is FlowState.SYN_SENT and not flags & (RST | SYN)):
+        is_begun = state in (FlowState.SYN_SENT, FlowState.ANSWERED)
+        if state is FlowState.CLOSED or (is_begun and not flags & (RST | SYN)):
             return True
-        if state is FlowState.SYN_SENT and not flags & RST:
+        if is_begun and not flags & RST:
             assert packet.tcp_seq is not None
             expected_ack = packet.tcp_seq + 1 & 0xFFFFFFFF
-            if expected_ack != flow.expected_ack:
-                self._move(key, flow, state, expected_ack)
+            if state is FlowState.SYN_SENT or expected_ack != flow.expected_ack:
+                self._move(key, flow, FlowState.ANSWERED, expected_ack)
         elif state is FlowState.CLOSING:
             self._move(key, flow, state)
         elif flags & RST:
             self._move(key, flow, FlowState.CLOSED)
-        elif flags & FIN and state is not FlowState.SYN_SENT:
+        elif flags & FIN:
             self._move(key, flow, FlowState.CLOSING)
         else:
             self._move(key, flow, FlowState.ESTABLISHED)
@@ -129,13 +131,13 @@ class Flows:
                 self._move(key, flow, FlowState.HALF_OPEN, expected_ack=seq + 1 & 0xFFFFFFFF)
         elif flags & SYN:
             if is_over or state is None:
-                self._move(key, flow, FlowState.SYN_SENT, expected_ack=0)
+                self._move(key, flow, FlowState.SYN_SENT)
             else:
                 self._move(key, flow, state)
         elif state is FlowState.HALF_OPEN:
             pass
-        elif flow is not None and state is FlowState.SYN_SENT and not _has_got(flow.expected_ack, flags, ack):
-            self._move(key, flow, state)
+        elif flow is not None and _waits(flow, flags, ack):
+            self._move(key, flow, flow.state)
         elif flags & FIN:
             self._move(key, flow, FlowState.CLOSING)
         elif state is FlowState.CLOSING:
@@ -163,9 +165,11 @@ class Flows:
         self.memory.flows[key] = Flow(state, until_ns, expected_ack)
 
 
-def _has_got(expected_ack: int, flags: int, ack: int) -> bool:
-    """Whether a SYN's sender acknowledges the answer, and what came with it: only who got it knows its number."""
-    return bool(expected_ack and flags & ACK) and (ack - expected_ack & 0xFFFFFFFF) < ANSWER_BYTES
+def _waits(flow: Flow, flags: int, ack: int) -> bool:
+    """Whether a SYN's sender has yet to acknowledge the answer or what came with it, whose number only he knows."""
+    if flow.state is FlowState.ANSWERED:
+        return not flags & ACK or (ack - flow.expected_ack & 0xFFFFFFFF) >= ANSWER_BYTES
+    return flow.state is FlowState.SYN_SENT
 
 
 def _key_of_received(packet: Packet) -> FlowKey | None:

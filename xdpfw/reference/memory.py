@@ -95,6 +95,7 @@ class Grant(NamedTuple):
 
 class FlowState(enum.Enum):
     SYN_SENT = enum.auto()  # TCP: this side has sent a SYN, and nothing came back
+    ANSWERED = enum.auto()  # TCP: this side's SYN was answered, and that answer is not acknowledged
     HALF_OPEN = enum.auto()  # TCP: this side has answered a SYN, and its answer is not acknowledged
     ESTABLISHED = enum.auto()
     CLOSING = enum.auto()  # TCP: a FIN was there
@@ -118,7 +119,10 @@ class FlowKey(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Lasts before ``until_ns``, not at it. ``expected_ack``: of HALF_OPEN, the acknowledgement that confirms it."""
+    """Lasts before ``until_ns``, not at it.
+
+    ``expected_ack``: of HALF_OPEN and ANSWERED, the acknowledgement that confirms it.
+    """
 
     state: FlowState
     until_ns: int
