@@ -35,6 +35,7 @@ enum {
 
 	FLOW_REFRESH_NS = NS_PER_S,	/* a flow's end is moved by so much or not at all: a write costs other CPUs a miss */
 	INCOMING_ANSWER_MS = 30000,	/* what this side sends within this time is an answer */
+	INCOMING_SKEW_MS = 60000,	/* so far a tick that another CPU noted may be ahead, at the very most */
 };
 
 typedef __u64 __attribute__((may_alias)) aliasing_word;
@@ -313,6 +314,14 @@ static __always_inline __u32 incoming_tag(__u64 tag)
 	return tag >> 32 | 1;
 }
 
+/* How long ago that was; not at all, where another CPU's clock, which goes by ticks, is ahead of this one's. */
+static __always_inline __u32 age_in_ms(__u32 now_ms, __u32 then_ms)
+{
+	__u32 age_ms = now_ms - then_ms;
+
+	return age_ms > ~0U - INCOMING_SKEW_MS ? 0 : age_ms;
+}
+
 /* Notes that a datagram came in. A global function. Returns 0. */
 __attribute__((noinline)) int put_incoming(__u64 tag)
 {
@@ -328,7 +337,7 @@ __attribute__((noinline)) int put_incoming(__u64 tag)
 			chosen = i;
 			break;
 		}
-		age_ms = slot ? now_ms - (__u32)slot : ~0U;
+		age_ms = slot ? age_in_ms(now_ms, slot) : ~0U;
 		if (age_ms > most_ms) {
 			most_ms = age_ms;
 			chosen = i;
@@ -348,7 +357,7 @@ static __always_inline bool has_incoming(__u64 tag, __u64 now_ns)
 		return false;
 	for (int i = 0; i < XDPFW_BUCKET_SLOTS; i++)
 		if (bucket->slots[i] >> 32 == incoming_tag(tag) &&
-		    now_ms - (__u32)bucket->slots[i] < INCOMING_ANSWER_MS)
+		    age_in_ms(now_ms, bucket->slots[i]) < INCOMING_ANSWER_MS)
 			return true;
 	return false;
 }

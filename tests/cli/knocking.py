@@ -62,7 +62,7 @@ def knocking(firewall: Firewall) -> Iterator[Knocking]:
     """``firewall`` has a policy in force."""
     pins = Pins(firewall.instance)
     directory = pins.generation(1)
-    meta = dataclasses.replace(metadata.read(directory), knocks=(SSH, ADMIN))
+    meta = dataclasses.replace(metadata.read(directory), knocks=(SSH, ADMIN), dynamic_sets=())
     (directory / META).unlink()
     with Blob.create(META, meta.to_bytes()) as blob:
         blob.pin(str(directory / META))
