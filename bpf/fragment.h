@@ -158,7 +158,7 @@ __attribute__((noinline)) int follow_first(const struct packet *p)
 		scratch->followed = (struct followed){
 			.verdict = slot->verdict,
 			.reason = slot->reason,
-			.key = slot->key,
+			.key = slot->generation == CONSTANT(generation) ? slot->key : XDPFW_KEY_NONE,
 		};
 		asm volatile("" : : : "memory");
 		/* Whoever took the slot meanwhile has changed the tag first. */

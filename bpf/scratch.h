@@ -77,7 +77,7 @@ struct rotating {
 struct followed {
 	__u32 verdict;		/* enum xdpfw_verdict */
 	__u32 reason;		/* enum xdpfw_reason */
-	__u32 key;		/* of the rule that decided */
+	__u32 key;		/* of the rule that decided; KEY_NONE: none of this generation */
 	__u32 padding;
 };
 

@@ -187,21 +187,27 @@ static __always_inline enum xdpfw_verdict perform(struct xdp_md *ctx, const stru
 	}
 }
 
+/* Takes the packet's tokens where the rule has a limit. Returns the limit where it is exceeded, else NULL. */
+static __always_inline const struct xdpfw_rate *exceeded_limit(const struct packet *p, const struct xdpfw_action *action)
+{
+	__u32 number;
+
+	if (!CONSTANT(limit_count) || !action->limit)
+		return NULL;
+	number = action->limit - 1;
+	return take_tokens(p, number) ? NULL : bpf_map_lookup_elem(&limits, &number);
+}
+
 /* What a rule does that is more than a verdict; its number counts those of knocks, too. */
 static __always_inline enum xdpfw_verdict act(struct xdp_md *ctx, const struct packet *p, __u32 rule)
 {
 	const struct xdpfw_action *action = bpf_map_lookup_elem(&actions, &rule);
-	const struct xdpfw_rate *limit = NULL;
+	const struct xdpfw_rate *limit;
 	enum xdpfw_verdict verdict;
-	__u32 number;
 
 	if (!action)
 		return XDPFW_VERDICT_DROP;
-	if (CONSTANT(limit_count) && action->limit) {
-		number = action->limit - 1;
-		if (!take_tokens(p, number))
-			limit = bpf_map_lookup_elem(&limits, &number);
-	}
+	limit = exceeded_limit(p, action);
 	if (CONSTANT(adds) && action->add_to && (limit || !(action->flags & XDPFW_ACTION_ADD_EXCEEDED)))
 		add_source(p, action->add_to - 1, action->add_ns, rule - CONSTANT(knock_rules));
 	verdict = limit ? limit->exceed : perform(ctx, p, action);
@@ -222,20 +228,29 @@ static __always_inline enum xdpfw_verdict verdict_of(struct xdp_md *ctx, const s
 	}
 }
 
-/* A later fragment of a datagram whose first one this became of. What a rule took of that one, it does not take again. */
+/*
+ * A later fragment of a datagram whose first one this became of. Unless it is dropped, it takes tokens of that one's rule
+ * as any packet: or else one token would be good for a datagram of 64 KiB, and for all copies of its fragments.
+ */
 static __always_inline int finish_later(struct xdp_md *ctx, const struct packet *p, const struct followed *first)
 {
-	const struct xdpfw_action *action;
+	const struct xdpfw_action *action = NULL;
+	const struct xdpfw_rate *limit;
 	__u32 rule = first->key >> XDPFW_KEY_SHIFT;
 
-	if (first->verdict == XDPFW_VERDICT_PASS)
-		return finish(p, XDPFW_VERDICT_PASS, XDPFW_REASON_ALLOW_FRAGMENTS, XDPFW_KEY_NONE);
 	if (first->verdict == XDPFW_VERDICT_DROP)
 		return finish(p, XDPFW_VERDICT_DROP, first->reason, first->key);
-	action = bpf_map_lookup_elem(&actions, &rule);
-	if (!action)
-		return finish(p, XDPFW_VERDICT_DROP, first->reason, first->key);
-	return finish(p, perform(ctx, p, action), first->reason, first->key);
+	if (first->reason == XDPFW_REASON_RULE)
+		action = bpf_map_lookup_elem(&actions, &rule);
+	limit = action ? exceeded_limit(p, action) : NULL;
+	if (limit) {
+		if (CONSTANT(adds) && action->add_to)
+			add_source(p, action->add_to - 1, action->add_ns, rule - CONSTANT(knock_rules));
+		return finish(p, limit->exceed, first->reason, first->key);
+	}
+	if (first->verdict == XDPFW_VERDICT_PASS)
+		return finish(p, XDPFW_VERDICT_PASS, XDPFW_REASON_ALLOW_FRAGMENTS, XDPFW_KEY_NONE);
+	return finish(p, action ? perform(ctx, p, action) : XDPFW_VERDICT_DROP, first->reason, first->key);
 }
 
 #endif

@@ -196,6 +196,8 @@ def _allowances(
         )
     if policy.allow.fragments and packet.fragment is ir.Fragment.LATER:
         found = "what came of the first fragment of its datagram" if first else "the first fragment is not known"
+        if first and decision.is_exceeded and not first.is_exceeded:
+            found = "beyond the limit of the rule that decided on the first fragment of its datagram"
         yield TraceEntry("allow", Outcome.MATCHED if first else Outcome.UNMET, "fragments", found=found)
 
 

@@ -205,15 +205,71 @@ def test_a_first_fragment_too_short_for_its_headers_is_no_first(both: Agreement)
     assert both.run(later(8)).reason == "default"
 
 
-def test_a_first_fragment_takes_tokens_and_later_ones_do_not() -> None:
-    limit = ir.Limit(1, SECOND, 1)
-    rule = ir.Rule("dns", ir.Match(dport=one(53)), ir.Action(ir.ActionKind.PASS), limit=limit)
-    allow = ir.Allow(arp=False, ndp=False, dhcp=False, icmp_errors=False, established=False, fragments=True)
-    with agreement(policy(rule, default=ir.Verdict.DROP, allow=allow)) as both:
+FRAGMENTS = ir.Allow(arp=False, ndp=False, dhcp=False, icmp_errors=False, established=False, fragments=True)
+PASS, TX = ir.Action(ir.ActionKind.PASS), ir.Action(ir.ActionKind.TX)
+
+
+def limited(limit: ir.Limit, action: ir.Action = PASS, add_to: ir.AddTo | None = None) -> ir.Policy:
+    rule = ir.Rule("dns", ir.Match(dport=one(53)), action, limit=limit, add_to=add_to)
+    return policy(rule, default=ir.Verdict.DROP, allow=FRAGMENTS)
+
+
+@pytest.mark.parametrize("per", list(ir.Per))
+@pytest.mark.parametrize("v6", [False, True])
+def test_later_fragments_take_tokens_of_their_first_ones_rule(per: ir.Per, v6: bool) -> None:
+    """Or else one token is good for 64 KiB of a datagram, and for as many copies of it as anybody likes to send."""
+    own = per is ir.Per.FLOW  # without ports, later fragments are a flow of their own
+    with agreement(limited(ir.Limit(1, 3600 * SECOND, 3, per))) as both:
+        assert both.run(first(v6=v6)).verdict == "pass"
+        found = [both.run(later(v6=v6)) for _ in range(1000)]
+        assert [each.reason for each in found].count("allow.fragments") == 2 + own
+        assert {(each.verdict, each.rule) for each in found[2 + own :]} == {("drop", "dns")}
+
+
+def test_in_bytes_each_fragment_takes_up_its_own() -> None:
+    size = len(later())
+    with agreement(limited(ir.Limit(100, SECOND, len(first()) + 5 * size, bytes=True))) as both:
+        assert both.run(first()).verdict == "pass"
+        assert [both.run(later()).verdict for _ in range(7)] == ["pass"] * 5 + ["drop"] * 2
+        both.wait(size * SECOND // 100)
+        assert [both.run(later()).verdict for _ in range(2)] == ["pass", "drop"]
+
+
+def test_later_fragments_of_one_beyond_the_limit_are_dropped_and_take_nothing() -> None:
+    with agreement(limited(ir.Limit(1, SECOND, 1))) as both:
         both.run(first(number=1))
-        assert [both.run(later(number=1)).verdict for _ in range(3)] == ["pass"] * 3
         both.run(first(number=2))
-        assert [both.run(later(number=2)).rule for _ in range(3)] == ["dns"] * 3, "beyond the limit, as their first"
+        both.wait(SECOND)
+        assert [both.run(later(number=2)).rule for _ in range(3)] == ["dns"] * 3
+        assert both.run(first(number=3)).verdict == "pass"
+
+
+@pytest.mark.parametrize("action", [PASS, TX])
+def test_later_fragments_beyond_a_limit_meet_what_its_rule_does_then(action: ir.Action) -> None:
+    with agreement(limited(ir.Limit(1, SECOND, 2, exceed=ir.Verdict.PASS), action)) as both:
+        assert both.run(first()).verdict == action.kind
+        assert both.run(later()).verdict == action.kind
+        beyond = both.run(later())
+        assert (beyond.verdict, beyond.rule) == ("pass", "dns")
+
+
+def test_later_fragments_beyond_a_limit_put_their_source_where_its_rule_says() -> None:
+    added = "limit: {rate: 1/h, burst: 2}, add_to: {set: bans}"
+    rules = f"{{name: dns, match: {{proto: udp, dport: 53}}, action: pass, {added}}}"
+    with agreement(written(rules, default="drop", allow="fragments")) as both:
+        found = [both.run(each).reason for each in (first(), later(), later(), later())]
+        assert found == ["rule", "allow.fragments", "rule", "ban"]
+
+
+def test_limits_of_an_earlier_generation_are_not_taken_for_the_present_ones() -> None:
+    """Its rules had other numbers."""
+    image = compile_policy(limited(ir.Limit(1, 3600 * SECOND, 1)))
+    with Generation.load(image, interfaces=[], targets=[], number=1, trace=True) as old:
+        old.run(first())
+        with Generation.load(image, interfaces=[], targets=[], number=2, state=old.state, trace=True) as new:
+            assert [new.run(later()).reason for _ in range(3)] == ["allow.fragments"] * 3
+            new.run(first(number=2))
+            assert new.run(later(number=2)).verdict == "drop"
 
 
 def _numbered(number: int) -> int:

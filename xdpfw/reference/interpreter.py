@@ -72,10 +72,13 @@ def evaluate(
         return Decision(ir.Verdict.DROP, "ban")
     flows = Flows(memory, now)
     state = flows.state_of(packet) if tracks(policy) else None
-    fragments = Fragments(memory, now)
-    decision = _allowed(policy, packet, state, fragments)
+    fragments, limits = Fragments(memory, now), Limits(memory, now)
+    decision = _allowed(policy, packet, state)
+    if decision is None and policy.allow.fragments and packet.fragment is Fragment.LATER:
+        first = fragments.first_of(packet)
+        decision = None if first is None else _followed(policy, packet, first, limits, sets)
     if decision is None:
-        decision = _decide(policy, packet, interface, state, memory, now, sets)
+        decision = _decide(policy, packet, interface, state, memory, now, limits, sets)
     if policy.allow.fragments and packet.fragment is Fragment.FIRST:
         fragments.remember(packet, decision)
     if state is not None and decision.verdict is ir.Verdict.REDIRECT and not is_for_stack(policy, decision):
@@ -96,19 +99,27 @@ def tracks(policy: ir.Policy) -> bool:
     return policy.allow.established or bool(policy.protect_syn) or any(match.state is not None for match in matches)
 
 
-def _allowed(policy: ir.Policy, packet: Packet, state: ir.State | None, fragments: Fragments) -> Decision | None:
+def _allowed(policy: ir.Policy, packet: Packet, state: ir.State | None) -> Decision | None:
     """The decision, where an allowance makes it."""
     for allowance in enabled_allowances(policy.allow):
         if ALLOWANCES[allowance](packet):
             return Decision(ir.Verdict.PASS, f"allow.{allowance}")
     if policy.allow.established and state is ir.State.ESTABLISHED:
         return Decision(ir.Verdict.PASS, ESTABLISHED)
-    if policy.allow.fragments and packet.fragment is Fragment.LATER:
-        first = fragments.first_of(packet)
-        if first is not None and first.verdict is ir.Verdict.PASS:
-            return Decision(ir.Verdict.PASS, FRAGMENTS)
-        return first
     return None
+
+
+def _followed(policy: ir.Policy, packet: Packet, first: Decision, limits: Limits, sets: Sets) -> Decision:
+    """The decision on a later fragment whose first one is known. Unless it is dropped, it takes tokens of its own."""
+    if first.verdict is ir.Verdict.DROP:
+        return first
+    rule = next((rule for rule in policy.rules if rule.name == first.rule), None)
+    if rule is not None and rule.limit is not None and not limits.take(rule.name, rule.limit, packet):
+        if rule.add_to is not None:
+            sets.add(rule.add_to, packet)
+        events = tuple(sets.events)
+        return Decision(rule.limit.exceed, "rule", rule.name, is_exceeded=True, events=events)
+    return Decision(ir.Verdict.PASS, FRAGMENTS) if first.verdict is ir.Verdict.PASS else first
 
 
 def _decide(
@@ -118,6 +129,7 @@ def _decide(
     state: ir.State | None,
     memory: Memory,
     now: Instant,
+    limits: Limits,
     sets: Sets,
 ) -> Decision:
     """The decision of knocks, rules or the default."""
@@ -129,7 +141,7 @@ def _decide(
     else:
         src_sets, dst_sets = (sets.having(packet.family, address) for address in (packet.src, packet.dst))
         standing = Standing(knocks.held(packet), src_sets, dst_sets)
-        decision = _by_rules(policy, packet, observation, standing, Limits(memory, now), sets)
+        decision = _by_rules(policy, packet, observation, standing, limits, sets)
     if breaks_sequences(decision):
         knocks.reset(packet)
     decision = replace(decision, events=(*sets.events, *knocks.events))
