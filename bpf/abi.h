@@ -372,7 +372,7 @@ struct xdpfw_config {
 	__u32 beginning_mask;		/* the loader's: number of buckets - 1 */
 	__u32 progress_mask;
 	__u64 hash_secret[2];		/* the loader's: see struct xdpfw_shared */
-	__u64 flow_secret[5];		/* made from it: one a word of struct xdpfw_flow_key */
+	__u64 word_secrets[5];		/* made from it: see keyed.h */
 	__u32 knocked[8];		/* MAX_KNOCKED: numbers of the knocks behind FIELD_KNOCKED's bits */
 	struct xdpfw_field_table fields[18];		/* FIELD_COUNT */
 	struct xdpfw_field_table macs[6];		/* MAC_COUNT * MAC_PARTS; each address is a group of its own */

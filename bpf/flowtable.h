@@ -15,6 +15,7 @@
 #include <linux/in.h>
 
 #include "clock.h"
+#include "keyed.h"
 #include "maps.h"
 
 enum {
@@ -76,24 +77,14 @@ static __always_inline __u32 icmp_of(__u32 family)
 	return family == XDPFW_FAMILY_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
 }
 
-/*
- * NH (RFC 4418 section 5.2), which for any two keys that were chosen without knowing the secret gives the same number
- * once in 2^32 secrets; then each bit of it is brought into all others. For a key of the flow as XDP sees it.
- */
+/* For a key of the flow as XDP sees it. */
 static __always_inline __u64 flow_tag(const struct xdpfw_flow_key *key)
 {
 	const aliasing_word *words = (const aliasing_word *)key;
-	__u64 hash = 0;
 
-	_Static_assert(FLOW_KEY_WORDS == sizeof(config.flow_secret) / sizeof(config.flow_secret[0]), "a secret a word");
-#define MULTIPLIED(i)										\
-	((__u64)((__u32)words[i] + (__u32)CONSTANT_64(flow_secret[i])) *			\
-	 ((__u32)(words[i] >> 32) + (__u32)(CONSTANT_64(flow_secret[i]) >> 32)))
-	hash = MULTIPLIED(0) + MULTIPLIED(1) + MULTIPLIED(2) + MULTIPLIED(3) + MULTIPLIED(4);
-#undef MULTIPLIED
-	hash = (hash ^ hash >> 32 ^ CONSTANT_64(hash_secret[0])) * 0x9e3779b97f4a7c15ULL;
-	hash = (hash ^ hash >> 29) * 0xd6e8feb86659fd93ULL;
-	return (hash ^ hash >> 32) | FLOW_TAG_ALWAYS;
+	_Static_assert(FLOW_KEY_WORDS == sizeof(config.word_secrets) / sizeof(config.word_secrets[0]), "a secret a word");
+	return keyed_end(KEYED(0, words[0]) + KEYED(1, words[1]) + KEYED(2, words[2]) + KEYED(3, words[3]) +
+			 KEYED(4, words[4])) | FLOW_TAG_ALWAYS;
 }
 
 static __always_inline struct xdpfw_flow_tags *flow_tags_of(__u64 tag, __u32 *bucket)

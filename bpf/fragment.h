@@ -30,13 +30,13 @@ enum {
 static __always_inline __u64 fragment_hash(const struct packet *p)
 {
 	const struct address *src = &p->address[XDPFW_DIRECTION_SRC], *dst = &p->address[XDPFW_DIRECTION_DST];
-	__u64 family = p->family, hash;
+	__u64 family = p->family;
 
 	/* IPv6 tells datagrams apart without it: behind a later fragment's header may be another than the first one's. */
 	if (family == XDPFW_FAMILY_IPV4)
 		family |= (__u64)p->value[XDPFW_FIELD_PROTO] << 8;
-	hash = keyed_source(src->high, src->low) ^ keyed_destination(dst->high, dst->low);
-	return keyed_end(keyed_with(hash, (__u64)p->fragment_id << 32 | family));
+	return keyed_end(KEYED(0, src->high) + KEYED(1, src->low) + KEYED(2, dst->high) + KEYED(3, dst->low) +
+			 KEYED(4, (__u64)p->fragment_id << 32 | family));
 }
 
 static __always_inline struct xdpfw_fragments *fragments_of(__u64 hash)

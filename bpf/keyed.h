@@ -1,46 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Keyed hashes of what a packet says of itself. Nobody who does not know the instance's secret can tell which packets fall
- * together, so that nobody can aim a flood at a single bucket.
- *
- * Each half of an address is multiplied by itself, with a secret in it, and folded by a distance of its own before the
- * halves meet: what is done to one can't be undone in another. What comes behind that makes every bit depend on all.
+ * Keyed hashes of what a packet says of itself: NH (RFC 4418 section 5.2), the sum of one product a word, each word with a
+ * secret of its own. Two inputs that were chosen without knowing the secrets differ by a given number in one of 2^32
+ * instances, whatever they are: so nobody can aim a flood at a single bucket, nor be taken for another by his choice of
+ * addresses. keyed_end() makes every bit depend on all.
  */
 #ifndef XDPFW_KEYED_H
 #define XDPFW_KEYED_H
 
 #include "constants.h"
-#include "packet.h"
 
-static __always_inline __u64 keyed_half(__u64 half, __u64 secret, __u64 factor, __u32 fold)
+static __always_inline __u64 keyed_product(__u64 word, __u64 secret)
 {
-	half = (half ^ secret) * factor;
-	return half ^ half >> fold;
+	return (__u64)((__u32)word + (__u32)secret) * ((__u32)(word >> 32) + (__u32)(secret >> 32));
 }
 
-static __always_inline __u64 keyed_source(__u64 high, __u64 low)
-{
-	return keyed_half(high, CONSTANT_64(hash_secret[0]), 0x9e3779b97f4a7c15ULL, 32) ^
-	       keyed_half(low, CONSTANT_64(hash_secret[1]), 0xc4ceb9fe1a85ec53ULL, 29);
-}
+/* The share of a word; its number is a constant. */
+#define KEYED(number, word) keyed_product(word, CONSTANT_64(word_secrets[number]))
 
-static __always_inline __u64 keyed_destination(__u64 high, __u64 low)
+/* The hash of a sum of shares. */
+static __always_inline __u64 keyed_end(__u64 sum)
 {
-	return keyed_half(high, CONSTANT_64(hash_secret[1]), 0xff51afd7ed558ccdULL, 27) ^
-	       keyed_half(low, CONSTANT_64(hash_secret[0]), 0xd1b54a32d192ed03ULL, 31);
-}
-
-/* Takes one more word into a hash. */
-static __always_inline __u64 keyed_with(__u64 hash, __u64 word)
-{
-	hash = (hash + word) * 0xd6e8feb86659fd93ULL;
-	return hash ^ hash >> 32;
-}
-
-/* The hash, when all is in it. */
-static __always_inline __u64 keyed_end(__u64 hash)
-{
-	return keyed_with(keyed_with(hash, CONSTANT_64(hash_secret[1])), CONSTANT_64(hash_secret[0]));
+	sum = (sum ^ sum >> 32 ^ CONSTANT_64(hash_secret[0])) * 0x9e3779b97f4a7c15ULL;
+	sum = (sum ^ sum >> 29) * 0xd6e8feb86659fd93ULL;
+	return sum ^ sum >> 32;
 }
 
 #endif

@@ -35,6 +35,8 @@
 enum {
 	LIMIT_TRIES = 4,
 	LIMIT_CLAIMS = 2,
+	LIMIT_PORT_BITS = 17,		/* NO_PORT has the uppermost */
+	LIMIT_PROTO_BITS = 9,		/* likewise, NO_PROTO */
 	LIMIT_NO_SLOT = XDPFW_BUCKET_SLOTS,	/* beside the numbers of a bucket's slots */
 };
 
@@ -87,17 +89,18 @@ static __always_inline __u64 limit_hash(const struct packet *p, const struct xdp
 {
 	const struct address *src = &p->address[XDPFW_DIRECTION_SRC], *dst = &p->address[XDPFW_DIRECTION_DST];
 	bool is_v4 = p->family == XDPFW_FAMILY_IPV4;
-	__u64 hash;
+	__u64 sum, rest;
 
 	if (rate->per == XDPFW_LIMIT_PER_SRC) {
-		hash = keyed_source(src->high & (is_v4 ? rate->v4_mask : rate->v6_mask_high), src->low & rate->v6_mask_low);
-		hash = keyed_with(hash, p->family);
+		sum = KEYED(0, src->high & (is_v4 ? rate->v4_mask : rate->v6_mask_high)) +
+		      KEYED(1, src->low & rate->v6_mask_low) + KEYED(2, p->family);
 	} else {
-		hash = keyed_source(src->high, src->low) ^ keyed_destination(dst->high, dst->low);
-		hash = keyed_with(hash, p->value[XDPFW_FIELD_SPORT] | (__u64)p->value[XDPFW_FIELD_DPORT] << 32);
-		hash = keyed_with(hash, p->value[XDPFW_FIELD_PROTO] | (__u64)p->family << 32);
+		rest = (__u64)p->family << (2 * LIMIT_PORT_BITS + LIMIT_PROTO_BITS) |
+		       (__u64)p->value[XDPFW_FIELD_PROTO] << 2 * LIMIT_PORT_BITS |
+		       (__u64)p->value[XDPFW_FIELD_DPORT] << LIMIT_PORT_BITS | p->value[XDPFW_FIELD_SPORT];
+		sum = KEYED(0, src->high) + KEYED(1, src->low) + KEYED(2, dst->high) + KEYED(3, dst->low) + KEYED(4, rest);
 	}
-	return keyed_end(keyed_with(hash, rate->id));
+	return keyed_end(sum + rate->id);
 }
 
 static __always_inline struct xdpfw_limit_slots *limit_bucket(__u32 number)

@@ -123,7 +123,7 @@ class Generation:
         config.generation = number
         secret = state.read_shared().hash_secret if state else TEST_SECRET if trace else _random_secret()
         config.hash_secret = secret
-        config.flow_secret = _flow_secret(secret)
+        config.word_secrets = _word_secrets(secret)
         slots = list(range(len(image.set_sizes)) if set_slots is None else set_slots)
         config.set_slots = slots
         knocks = image.knocks
@@ -407,8 +407,8 @@ def _port_bits(ranges: Sequence[tuple[int, int]]) -> bytes:
     return bits.to_bytes(PROTECTED_PORT_WORDS * 8, "little")
 
 
-def _flow_secret(secret: tuple[int, int]) -> list[int]:
-    """A word for each of a flow's key, the same for all generations."""
+def _word_secrets(secret: tuple[int, int]) -> list[int]:
+    """A secret for each word that is hashed, as many as a flow's key has; the same for all generations."""
     key = b"".join(word.to_bytes(8, "little") for word in secret)
     derived = hashlib.blake2b(key=key, person=b"xdpfw flows", digest_size=abi.size_of("flow_key")).digest()
     return [int.from_bytes(derived[at : at + 8], "little") for at in range(0, len(derived), 8)]
