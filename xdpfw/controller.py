@@ -107,6 +107,7 @@ class Controller:
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 notes += interfacenotes.target_notes(image.targets, targets, interfaces)
+                notes += interfacenotes.answer_notes(policy, interfaces)
                 notes += forwarding.set_targets(self._pins.generation(state.number), policy, interfaces)
                 return Applied(state.number, changed=False, modes=interfacenotes.modes(interfaces), notes=notes)
             with self._pins.new_generation() as (number, directory):
@@ -140,6 +141,7 @@ class Controller:
             self._release({info.ifindex for info in interfaces}, generation, state)
             self._retire(number, meta)
             notes += interfacenotes.target_notes(image.targets, targets, interfaces)
+            notes += interfacenotes.answer_notes(policy, interfaces)
             notes += forwarding.set_targets(self._pins.generation(number), policy, interfaces)
             if before is not None and syncookies is None:
                 notes += cookies.put_back(self._pins, before)

@@ -38,6 +38,20 @@ def target_notes(names: Sequence[str], targets: list[int], interfaces: list[Inte
     )
 
 
+def answer_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
+    """Interfaces that send nothing back from native XDP, as they are now: after the switch."""
+    if not policy.protect_syn and all(rule.action.kind is not ir.ActionKind.TX for rule in policy.rules):
+        return ()
+    native = {name for name, mode in modes(interfaces).items() if mode == "native"}
+    return tuple(
+        f"what protect and tx rules send back is lost on {info.name}: its driver takes no frames from native XDP as it "
+        "is now (a veth does once its other end runs an XDP program, or has GRO on: ethtool -K PEER gro on; "
+        "mode: generic does without)"
+        for info in interfaces
+        if info.name in native and takes_redirects(info.ifindex) is False
+    )
+
+
 def vlan_notes(policy: ir.Policy, interfaces: list[InterfaceInfo]) -> tuple[str, ...]:
     """Interfaces that hide tags from rules on them."""
     matches = [match for rule in policy.rules for match in (rule.match, rule.unless) if match is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -200,3 +201,14 @@ def test_a_place_that_cannot_be_mounted_on_is_named_with_the_command(tmp_path: P
         Pins("a", missing).lock(),
     ):
         pass
+
+
+def test_nothing_is_mounted_where_it_would_end_with_the_process() -> None:
+    """As under ip netns exec, whose processes have a /sys of their own: apply there would be in force until its end."""
+    if not shutil.which("unshare"):
+        pytest.skip("needs unshare, of the package util-linux")
+    program = "from xdpfw.kernel.pins import ensure_bpffs; ensure_bpffs()"
+    script = f"mount -t tmpfs tmpfs /sys/fs/bpf && {sys.executable} -c '{program}'"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "mounts of its own" in done.stderr

@@ -434,6 +434,18 @@ def test_a_redirect_that_its_target_does_not_take_is_told(home: Home) -> None:
     assert not home.apply(redirect).notes
 
 
+def test_answers_that_a_driver_does_not_send_are_told(home: Home) -> None:
+    with namespace(home.namespace.name):
+        if takes_redirects(find("fw0").ifindex) is None:
+            pytest.skip("this kernel does not tell who takes frames: Linux 6.3 does")
+    home.peer.run("ethtool", "-K", "eth0", "gro", "off")
+    back = policy("{name: back, match: {proto: udp}, action: tx}", interfaces=INTERFACES)
+    assert any("send back is lost on fw0" in note for note in home.apply(back).notes)
+    for name in ("eth0", "eth1"):
+        home.peer.run("ethtool", "-K", name, "gro", "on")
+    assert not home.apply(back).notes
+
+
 def test_the_clock_is_asked_when_a_policy_is_applied(home: Home) -> None:
     loaded = parsed(FIRST)
     source = Source("policy.yaml", {}, digest="", rules_digest="")

@@ -47,12 +47,44 @@ def is_bpffs(path: Path) -> bool:
 
 
 def ensure_bpffs(path: Path = BPFFS) -> None:
-    """Mounts a BPF file system on ``path`` where there is none. Raises KernelError, which names the command for it."""
+    """Mounts a BPF file system on ``path`` where there is none. Raises KernelError, which names the command for it.
+
+    Not in a mount namespace that ends with its processes, as that of ``ip netns exec``: the firewall would end with it.
+    """
     if is_bpffs(path):
         return
+    if _has_own_mounts():
+        raise KernelError("find the BPF file system on", str(path), errno.ENOENT, hint=_OWN_MOUNTS)
     if libc().mount(b"bpf", os.fsencode(path), b"bpf", 0, b"mode=0700") < 0:
         hint = f"as root: mount -t bpf bpf {path}"
         raise KernelError("mount the BPF file system on", str(path), ffi.errno, hint=hint)
+
+
+_OWN_MOUNTS: Final = (
+    "this process has mounts of its own, as under ip netns exec, and the firewall would end with them: "
+    "call xdpfw outside, with --netns NS"
+)
+
+
+def _has_own_mounts() -> bool:
+    """Whether a process that this one comes from has another mount namespace, as far as one may look."""
+    own = os.stat("/proc/self/ns/mnt")
+    process = os.getppid()
+    while process:
+        with contextlib.suppress(OSError):
+            if not os.path.samestat(own, os.stat(f"/proc/{process}/ns/mnt")):
+                return True
+        process = _parent(process)
+    return False
+
+
+def _parent(process: int) -> int:
+    """0 for the first process, and for one that is gone. /proc/PID/stat: ``42 (name) S 1 ...``."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 @dataclass(frozen=True, slots=True)
