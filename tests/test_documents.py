@@ -23,8 +23,10 @@ from pydantic import BaseModel
 
 from xdpfw.cli import COMMANDS, cli
 from xdpfw.compiler.knocklint import knock_lints
+from xdpfw.compiler.limitlint import limit_lints
 from xdpfw.compiler.lint import never_reached
 from xdpfw.compiler.lower import lower
+from xdpfw.compiler.protectlint import protect_lints
 from xdpfw.errors import PolicyError
 from xdpfw.importer import tinyknock
 from xdpfw.packet.decode import INVALID_REASONS, Packet, decode
@@ -80,6 +82,7 @@ def test_policies_are_right_and_pass_their_tests(block: Block) -> None:
     results = policytest.run(policytest.prepare(policy, sources.files), ReferenceDecider(policy))
     assert [result.to_json() for result in results if not result.ok] == []
     assert [*map(str, never_reached(policy)), *map(str, knock_lints(policy))] == []
+    assert [*map(str, limit_lints(policy)), *map(str, protect_lints(policy))] == []
 
 
 @pytest.mark.parametrize(("block", "messages"), REFUSED, ids=str)

@@ -8,7 +8,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from xdpfw.compiler import ir
-from xdpfw.compiler.limitlint import idle_limits
 from xdpfw.compiler.lint import never_reached
 from xdpfw.compiler.lower import lower
 from xdpfw.errors import PolicyError
@@ -186,23 +185,6 @@ def test_both_states_make_all_packets_that_have_one() -> None:
 def test_a_rule_with_a_limit_decides_on_all_of_its_packets() -> None:
     first = "match: {proto: tcp}, action: pass, limit: {rate: 1/s, exceed: pass}"
     assert unreached(first, "match: {proto: tcp, dport: 80}, action: drop") == {"r1": ("r0",)}
-
-
-@pytest.mark.parametrize(
-    ("rule", "is_idle"),
-    [
-        ("action: drop, limit: {rate: 1/s}", True),
-        ("action: drop, limit: {rate: 1/s, exceed: pass}", False),
-        ("action: pass, limit: {rate: 1/s, exceed: pass}", True),
-        ("action: pass, limit: {rate: 1/s}", False),
-        ("action: drop, limit: {rate: 1/s}, add_to: {set: bans}", False),
-        ("action: drop, limit: {rate: 1/s}, add_to: {set: bans, when: match}", True),
-        ("action: {cpu: 0}, limit: {rate: 1/s, exceed: pass}", False),
-        ("action: drop", False),
-    ],
-)
-def test_limits_that_change_nothing(rule: str, is_idle: bool) -> None:
-    assert [found.rule.name for found in idle_limits(policy(rule))] == ["r0"] * is_idle
 
 
 def test_messages_name_a_few_and_say_how_many_more() -> None:

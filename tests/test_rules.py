@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from xdpfw.compiler.knocklint import knock_lints
+from xdpfw.compiler.limitlint import limit_lints
 from xdpfw.compiler.lint import never_reached
 from xdpfw.compiler.lower import lower
+from xdpfw.compiler.protectlint import protect_lints
 from xdpfw.policy.load import load
 from xdpfw.policy.source import Sources
 from xdpfw.simulate import policytest
@@ -31,6 +33,12 @@ def test_does_what_its_tests_say(path: Path) -> None:
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
 def test_every_rule_is_reached(path: Path) -> None:
     assert [str(found) for found in never_reached(lower(load(str(path), Sources.from_disk())))] == []
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_limits_hold_what_they_seem_to(path: Path) -> None:
+    policy = lower(load(str(path), Sources.from_disk()))
+    assert [str(found) for found in (*limit_lints(policy), *protect_lints(policy))] == []
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)

@@ -62,7 +62,7 @@ def test_limits_that_change_nothing_are_status_1(run: Run, write: Callable[[str]
     assert ran.lines[0].startswith(
         f'{path}:8:5: rule "slow": its limit changes nothing: drop within it, and drop beyond'
     )
-    assert ran.lines[-1].startswith(f"{path}: 1 idle limit (")
+    assert ran.lines[-1].startswith(f"{path}: 1 warning about limits and protected ports (")
     (lint,) = run("check", path, "--json").json["lints"]
     assert (lint["kind"], lint["rule"], lint["line"]) == ("limit-idle", "slow", 8)
 

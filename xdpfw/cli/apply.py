@@ -152,9 +152,12 @@ def _apply(
 def _warnings(policy: ir.Policy) -> tuple[list[str], list[str]]:
     """A line for each thing that is likely to be wrong, and one for each rule that is never reached."""
     from xdpfw.compiler.knocklint import knock_lints
+    from xdpfw.compiler.limitlint import limit_lints
     from xdpfw.compiler.lint import never_reached
+    from xdpfw.compiler.protectlint import protect_lints
 
     warnings = [f"{each.knock.position}: {each}" for each in knock_lints(policy)]
+    warnings += [f"{each.rule.position}: {each}" for each in (*limit_lints(policy), *protect_lints(policy))]
     if len(policy.rules) > MAX_LINTED_RULES:
         warnings.append(f"of {len(policy.rules)} rules, xdpfw check tells which are never reached; that takes a while")
         return warnings, []

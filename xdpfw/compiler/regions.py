@@ -137,7 +137,7 @@ class Regions:
         if match.tcp_flags is not None:
             region["tcp_flags"] = _tcp_flags(match.tcp_flags)
         if match.icmp is not None:
-            region["icmp"] = _icmp(match.icmp)
+            region["icmp"] = icmp_ranges(match.icmp)
         if match.knocked is not None:
             region["knocked"] = _only(*(self._knocks[name] for name in match.knocked))
         return region
@@ -328,7 +328,7 @@ def _tcp_flags(conditions: tuple[ir.TcpFlags, ...]) -> Ranges:
 
 
 @functools.cache
-def _icmp(messages: tuple[ir.IcmpMessage, ...]) -> Ranges:
+def icmp_ranges(messages: tuple[ir.IcmpMessage, ...]) -> Ranges:
     bases = {ICMP: 0, ICMPV6: ICMPV6_BASE}
     return merge(
         (first + message.code.low, first + message.code.high)
