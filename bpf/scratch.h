@@ -129,7 +129,8 @@ struct scratch {
 	__u64 unsigned_grants;		/* that a sweep found */
 	struct xdpfw_member_key member_key;
 	struct xdpfw_member member;
-	__u64 first_end_ns;		/* of the members that a sweep has left */
+	__u64 first_end_ns;		/* of the members that a sweep has left; a time that is past: it took some out */
+	__u64 swept_members;		/* that a sweep has looked at */
 	__u64 made;			/* bit i: this grant's entry of service i is new */
 	__u64 filter_bits[FILTER_WORDS];
 	struct rotating rotating[XDPFW_MAX_ROTATIONS];

@@ -17,6 +17,7 @@
 #include "tables.h"
 
 enum {
+	SET_SWEEP_MEMBERS = 8192,		/* one packet looks at no more: packets behind it wait for it */
 	SET_SWEEP_INTERVAL_NS = 1000000000,
 	SET_LONGEST_SWEEP_INTERVAL_NS = 10ULL * 1000000000,
 	SET_RENEWAL_NS = 1000000000,		/* a member is renewed in steps of this, and of a quarter of its time */
@@ -189,16 +190,20 @@ static long sweep_member(void *members, const struct xdpfw_member_key *key, cons
 {
 	struct scratch *scratch = scratch_of_cpu();
 
+	if (!scratch)
+		return 1;
+	if (member->until_ns && member->until_ns < scratch->first_end_ns)
+		scratch->first_end_ns = member->until_ns;
 	if (is_over(member, *now_ns))
 		bpf_map_delete_elem(members, key);
-	else if (scratch && member->until_ns && member->until_ns < scratch->first_end_ns)
-		scratch->first_end_ns = member->until_ns;
-	return 0;
+	return ++scratch->swept_members >= SET_SWEEP_MEMBERS;
 }
 
 /*
- * Makes room, if there may be some: a set is looked through at most once a second, and then not again before the first
- * of its members is over (or ten seconds, as another CPU may have put in a shorter one meanwhile). Returns whether it was.
+ * Makes room, if there may be some: a set is looked through at most once a second, and where nothing was over, not again
+ * before the first of the members that it looked at is (or ten seconds, as another CPU may have put in a shorter one
+ * meanwhile). It begins at the same place each time, in the kernel's own order, which nobody can foretell; what is far
+ * behind is left to the commands. Returns whether it looked.
  */
 static __always_inline bool sweep_set(struct xdpfw_set_head *head, void *members, __u64 now_ns)
 {
@@ -210,6 +215,7 @@ static __always_inline bool sweep_set(struct xdpfw_set_head *head, void *members
 	if (__sync_val_compare_and_swap(&head->sweep_from_ns, from_ns, now_ns + SET_SWEEP_INTERVAL_NS) != from_ns)
 		return false;
 	scratch->first_end_ns = now_ns + SET_LONGEST_SWEEP_INTERVAL_NS;
+	scratch->swept_members = 0;
 	bpf_for_each_map_elem(members, sweep_member, &now_ns, 0);
 	if (scratch->first_end_ns > now_ns + SET_SWEEP_INTERVAL_NS)
 		head->sweep_from_ns = scratch->first_end_ns;
@@ -268,8 +274,10 @@ __attribute__((noinline)) int add_source(const struct packet *p, __u32 set, __u6
 	now_ns = boot_ns();
 	member_key(&scratch->member_key, p->family, &p->address[XDPFW_DIRECTION_SRC], bits);
 	held = bpf_map_lookup_elem(members, &scratch->member_key);
-	if (held && is_fresh(held, now_ns, duration_ns))
+	if (held && is_fresh(held, now_ns, duration_ns)) {
+		note_near(head, p->family, p->address[XDPFW_DIRECTION_SRC].high, bits);
 		return 0;
+	}
 	is_new = !held || is_over(held, now_ns);
 	if (slot == XDPFW_BANS_SLOT && has_never_bans() && is_never_banned(p))
 		return 0;

@@ -12,6 +12,9 @@ from xdpfw.reference.memory import ADDRESS_BITS, Event, EventKind, Instant, Memb
 
 SECOND_NS: Final = 1_000_000_000
 LONGEST_SWEEP_INTERVAL_NS: Final = 10 * SECOND_NS
+SWEEP_MEMBERS: Final = 8192
+"""One packet looks at no more; at which of them is the kernel's affair."""
+
 BANS_SIZE: Final = 1 << 18
 """Of the bans, where the policy says nothing of them."""
 
@@ -82,15 +85,17 @@ class Sets:
         )
 
     def _has_room(self, name: str) -> bool:
-        """Makes some, at most once a second, and then when a member's time may be over."""
+        """Makes some, at most once a second, and where nothing was over, not before a member's time may be."""
         members, now_ns = self.memory.members[name], self.now.boot_ns
         if len(members) < self._sets[name].size:
             return True
         if now_ns < self.memory.sweep_sets_from_ns.get(name, 0):
             return False
-        for key in [key for key, member in members.items() if member.is_over(self.now)]:
+        seen = list(members.items())[:SWEEP_MEMBERS]
+        over = [key for key, member in seen if member.is_over(self.now)]
+        for key in over:
             del members[key]
-        ends = [member.until_ns for member in members.values() if member.until_ns is not None]
+        ends = [member.until_ns for _, member in seen if member.until_ns is not None]
         first_ns = min([*ends, now_ns + LONGEST_SWEEP_INTERVAL_NS])
         self.memory.sweep_sets_from_ns[name] = max(first_ns, now_ns + SECOND_NS)
         return len(members) < self._sets[name].size
