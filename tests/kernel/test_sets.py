@@ -27,8 +27,10 @@ from tests.policies import policy
 from xdpfw.compiler import ir
 from xdpfw.compiler.ir import AddressRanges, Range
 from xdpfw.kernel import abi
-from xdpfw.kernel.members import MemberSet
+from xdpfw.kernel.members import MemberSet, keys_of, prefixes_of
 from xdpfw.kernel.state import NS_PER_S
+from xdpfw.reference.memory import MemberKey
+from xdpfw.reference.sets import SWEEP_MEMBERS
 
 pytestmark = pytest.mark.needs("privileges", "data plane")
 
@@ -68,6 +70,16 @@ def kernel_set(both: Agreement, slot: int = 0) -> MemberSet:
     found = MemberSet.open(both.generation.state, slot)
     assert found is not None
     return found
+
+
+def forget_others(both: Agreement, name: str, slot: int) -> set[str]:
+    """Takes out of the reference's set what is not in the kernel's; returns the addresses that are."""
+    with kernel_set(both, slot) as found:
+        there = prefixes_of(found.read()[0])
+    keys = {MemberKey(ir.Family(each.family), each.address, each.bits) for each in there}
+    members = both.memory.members[name]
+    both.memory.members[name] = {key: member for key, member in members.items() if key in keys}
+    return {str(IPv4Address(each.address)) for each in there}
 
 
 def test_a_ban_is_for_its_prefix_and_for_no_more() -> None:
@@ -319,6 +331,101 @@ def test_a_full_set_is_looked_through_when_a_member_may_be_over() -> None:
             both.run(udp(f"10.0.0.{drawn.randrange(6)}"))
             both.wait(drawn.choice((0, NS_PER_S // 3, NS_PER_S, 2 * NS_PER_S)))
             both.check_knocks()
+
+
+def test_a_ban_by_a_rule_that_finds_the_bits_of_a_command_outlives_their_removal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rule's member comes between the look at the members and the removal of bits, and wrote no bit of its own."""
+    read = MemberSet.read
+    with agreement(firewall(adding("bans"))) as both, kernel_set(both) as bans:
+        both.put("bans", "198.51.100.8/32")
+        came: list[str] = []
+
+        def read_before_it_comes(members: MemberSet) -> object:
+            found = read(members)
+            if not came:
+                came.append(both.run(udp("198.51.100.7")).reason)
+            return found
+
+        monkeypatch.setattr(MemberSet, "read", read_before_it_comes)
+        bans.delete(keys_of([(abi.Family.IPV4, int(IPv4Address("198.51.100.8")), 32)]), both.now.boot_ns)
+        both.memory.members["bans"].pop(MemberKey(ir.Family.IPV4, int(IPv4Address("198.51.100.8")), 32))
+        assert came == ["rule"]
+        assert reasons(both, BANNED, NEAR) == ["ban", "default"]
+
+
+def test_a_source_that_is_in_for_good_has_its_bits_set_again() -> None:
+    with agreement(firewall(adding("seen"), sets=(ir.DynamicSet("seen", 10),))) as both:
+        assert both.generation.state is not None
+        both.run(udp("198.51.100.7"))
+        heads = both.generation.state.set_heads
+        written = heads.read(1)
+        heads.write(1, bytes(heads.value_size))
+        both.run(udp("198.51.100.7"))
+        assert heads.read(1) == written
+
+
+def test_a_packet_looks_at_a_part_of_a_large_set_and_a_command_at_all_of_it() -> None:
+    size = 2 * SWEEP_MEMBERS + 1000
+    with agreement(firewall(adding("few"), sets=(ir.DynamicSet("few", size),))) as both, kernel_set(both, 1) as few:
+        until_ns = both.now.boot_ns + NS_PER_S
+        both.put("few", *(str(IPv4Address(0x0B000000 + number)) for number in range(size)), until_ns=until_ns)
+        both.wait(NS_PER_S)
+        for number in range(20):
+            both.run(udp(f"198.51.100.{number}"))
+        assert len(few.read()[0]) == size - SWEEP_MEMBERS + 20 == len(both.memory.members["few"])
+        assert few.refused == 0
+        few.sweep(both.now.boot_ns)
+        assert forget_others(both, "few", 1) == {f"198.51.100.{number}" for number in range(20)}
+
+
+def test_a_large_set_that_is_full_for_good_is_looked_at_each_ten_seconds_and_refuses() -> None:
+    size = SWEEP_MEMBERS + 1000
+    with agreement(firewall(adding("few"), sets=(ir.DynamicSet("few", size),))) as both, kernel_set(both, 1) as few:
+        both.put("few", *(str(IPv4Address(0x0B000000 + number)) for number in range(size)))
+        for number in range(20):
+            both.run(udp(f"198.51.100.{number}"))
+        assert few.refused == 20
+        assert len(few.read()[0]) == size
+
+
+def test_a_set_made_smaller_gives_up_what_rules_put_in_and_ends_soonest() -> None:
+    """Rules may have added since it was found that all have room."""
+    with agreement(firewall(adding("seen", 60 * NS_PER_S), sets=(ir.DynamicSet("seen", 100),))) as both:
+        assert both.generation.state is not None
+        for number in range(30):
+            both.run(udp(f"198.51.100.{number}"))
+            both.wait(NS_PER_S // 100)
+        both.put("seen", *(f"10.0.0.{number}/32" for number in range(10)), until_ns=both.now.boot_ns + NS_PER_S)
+        with kernel_set(both, 1) as seen:
+            seen.resize(both.generation.state, 20, both.now.boot_ns)
+        assert forget_others(both, "seen", 1) == {f"10.0.0.{n}" for n in range(10)} | {
+            f"198.51.100.{n}" for n in range(20, 30)
+        }
+
+
+def test_what_a_rule_adds_while_a_set_is_made_smaller_pushes_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = MemberSet.read
+    with agreement(firewall(adding("seen"), sets=(ir.DynamicSet("seen", 100),))) as both:
+        state = both.generation.state
+        assert state is not None
+        both.put("seen", *(f"10.0.0.{number}/32" for number in range(10)))
+        came: list[int] = []
+
+        def read_before_they_come(members: MemberSet) -> object:
+            found = read(members)
+            while len(came) < 20:
+                both.run(udp(f"198.51.100.{len(came)}"))
+                came.append(len(came))
+            return found
+
+        monkeypatch.setattr(MemberSet, "read", read_before_they_come)
+        with kernel_set(both, 1) as seen:
+            seen.resize(state, 15, both.now.boot_ns)
+        kept = forget_others(both, "seen", 1)
+        assert len(kept) == 15
+        assert {f"10.0.0.{n}" for n in range(10)} < kept
 
 
 def test_packets_at_random_beside_sets_at_random() -> None:

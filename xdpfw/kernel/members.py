@@ -205,18 +205,26 @@ class MemberSet:
         return len(self.live(now_ns))
 
     def resize(self, state: State, size: int, now_ns: int) -> None:
-        """Gives the set a map that has room for ``size`` members. What programs put in meanwhile is taken over, too."""
-        with create_members(size) as larger:
+        """Gives the set a map that has room for ``size`` members. What programs put in meanwhile is taken over, too.
+
+        Where there is no room for all, it is those that rules have put in and that end soonest that go; what programs
+        have put in meanwhile finds no room then.
+        """
+        with create_members(size) as other:
             keys, members = self.read()
-            is_live = _is_live(members, now_ns)
-            larger.put_all(keys[is_live].tobytes(), members[is_live].tobytes())
-            put_members(state.dynamic_sets, self._slot, larger)
+            live = np.flatnonzero(_is_live(members, now_ns))
+            kept = live[_by_rank(members[live])[:size]]
+            other.put_all(keys[kept].tobytes(), members[kept].tobytes())
+            put_members(state.dynamic_sets, self._slot, other)
             # No program that knows the old map is running any more.
             copied = dict(zip(keys.tolist(), members.tolist(), strict=True))
             keys, members = self.read()
             late = [copied.get(key) != member for key, member in zip(keys.tolist(), members.tolist(), strict=True)]
             late_keys, late_members = keys[late], members[late]
-            larger.put_all(late_keys.tobytes(), late_members.tobytes())
+            done = 0
+            while done < len(late_keys):
+                # Those behind one that finds no room may be there already, with another time.
+                done += other.put_all(late_keys[done:].tobytes(), late_members[done:].tobytes()) + 1
 
     def note_all(self) -> None:
         """Says in the head what is there: for members that were put in by their map alone."""
@@ -259,8 +267,7 @@ class MemberSet:
         if missing <= 0:
             return 0
         by_rules = np.flatnonzero(~is_over & (members["origin"] == abi.SetOrigin.RULE))
-        ends = members["until_ns"][by_rules] - np.uint64(1)  # those for good are the last: 0 - 1
-        given_up = by_rules[np.argsort(ends, kind="stable")[:missing]]
+        given_up = by_rules[_by_rank(members[by_rules])[::-1][:missing]]
         self._members.delete_all(keys[given_up].tobytes())
         return len(given_up)
 
@@ -272,19 +279,17 @@ class MemberSet:
     def _tidy(self, now_ns: int) -> None:
         """Takes out what is over, and bits that nothing needs any more.
 
-        A program may have found a bit set that is taken away, and put its member in only then: so when no program from
-        before runs any more, members are looked at again.
+        A program may have found a bit set that is taken away, whoever had set it, and put its member in only then: so
+        when no program from before runs any more, members are looked at again.
         """
         keys, members = self.read()
         is_live = _is_live(members, now_ns)
         self._members.delete_all(keys[~is_live].tobytes())
-        rules_have_written = bool(self._presence[:, _RULES].any())
         for words, needed in zip((self._presence, self._lengths), _bits_of(keys[is_live]), strict=True):
             words[:, _COMMANDS] = needed
             words[:, _RULES] = 0
-        if rules_have_written:
-            wait_for_programs()
-            self.note_all()
+        wait_for_programs()
+        self.note_all()
         self._words("sweep_from_ns", 1)[0] = 0
 
     @property
@@ -317,6 +322,12 @@ def _ones(free: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
 def _is_live(members: Members, now_ns: int) -> Mask:
     found: Mask = (members["until_ns"] == 0) | (members["until_ns"] > now_ns)
     return found
+
+
+def _by_rank(members: Members) -> npt.NDArray[np.intp]:
+    """Their order where there is no room for all: those by commands first, then the others, the last to end first."""
+    ends = members["until_ns"] - np.uint64(1)  # those for good are the last: 0 - 1
+    return np.lexsort((~ends, members["origin"] == abi.SetOrigin.RULE))
 
 
 def _bits_of(keys: Keys) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
