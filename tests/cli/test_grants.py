@@ -207,7 +207,8 @@ def test_revoke_says_what_is_wrong(knocking: Knocking, arguments: list[str], mes
     assert len(knocking.state.list_grants()) == 3
 
 
-def test_revoke_keeps_out_of_another_s_way(knocking: Knocking) -> None:
+def test_revoke_keeps_out_of_another_s_way(knocking: Knocking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xdpfw.kernel.pins.SHORT_CHANGE_S", 0.1)
     knocking.grant(SSH, ALICE)
     with knocking.pins.lock():
         ran = knocking.revoke("--all")

@@ -9,6 +9,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 from xdpfw.errors import KernelError, UsageError
 from xdpfw.kernel.maps import Blob
-from xdpfw.kernel.pins import Pins, ensure_bpffs, instances, is_bpffs, remove_tree
+from xdpfw.kernel.pins import SHORT_CHANGE_S, Pins, ensure_bpffs, instances, is_bpffs, remove_tree
 from xdpfw.kernel.program import Generation
 
 pytestmark = pytest.mark.needs("privileges", "bpffs", "data plane")
@@ -156,6 +158,35 @@ def test_the_lock_ends_with_its_process(pins: Pins) -> None:
         holder.kill()
         holder.wait(timeout=10)
     with pins.lock():
+        pass
+
+
+def test_who_goes_first_gets_the_lock_from_many_who_give_way(pins: Pins) -> None:
+    with pins.lock(), pins.new_generation() as (_, directory):
+        pin_blob(directory)
+    is_over = threading.Event()
+    turns: list[int] = []
+
+    def change_sets(number: int) -> None:
+        while not is_over.is_set():
+            with pins.lock(30, gives_way=True):
+                turns.append(number)
+                is_over.wait(0.05)
+
+    changing = [threading.Thread(target=change_sets, args=(number,)) for number in range(4)]
+    for each in changing:
+        each.start()
+    try:
+        for _ in range(5):
+            with pins.lock(SHORT_CHANGE_S):
+                before = len(turns)
+                time.sleep(0.1)
+                assert len(turns) == before
+    finally:
+        is_over.set()
+        for each in changing:
+            each.join()
+    with pins.lock(gives_way=True):
         pass
 
 

@@ -330,7 +330,8 @@ def test_a_foreign_program_on_the_second_interface_puts_the_first_back(home: Hom
     assert home.tree() == tree
 
 
-def test_a_second_controller_is_told_who_is_at_work(home: Home) -> None:
+def test_a_second_controller_is_told_who_is_at_work(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xdpfw.controller.SHORT_CHANGE_S", 0.1)
     home.apply(FIRST)
     with home.pins.lock():
         for work in (lambda: home.apply(SECOND), Controller(home.pins).detach):

@@ -85,7 +85,7 @@ def changing(pins: Pins, name: str) -> Iterator[tuple[int, LiveSet]]:
     from xdpfw.livesets import LOCK_WAIT_S, opened
 
     check_in_force(pins)
-    with pins.lock(LOCK_WAIT_S):
+    with pins.lock(LOCK_WAIT_S, gives_way=True):
         number, meta = read_in_force(pins)
         with opened(pins, number, meta, name) as found:
             yield number, found

@@ -62,13 +62,13 @@ class LiveMembers:
             return 0
         keys = _keys(remaining_ns)
         times_ns = np.fromiter(remaining_ns.values(), np.uint64, len(remaining_ns))
-        with self._pins.lock(LOCK_WAIT_S), self._opened() as found:
+        with self._pins.lock(LOCK_WAIT_S, gives_way=True), self._opened() as found:
             return found.add(keys, times_ns).refused
 
     def delete(self, networks: Iterable[Network]) -> None:
         keys = _keys(networks)
         if len(keys):
-            with self._pins.lock(LOCK_WAIT_S), self._opened() as found:
+            with self._pins.lock(LOCK_WAIT_S, gives_way=True), self._opened() as found:
                 found.delete(keys)
 
     @contextmanager

@@ -33,7 +33,7 @@ BPFFS_MAGIC: Final = 0xCAFE4A11
 STATFS_BYTES: Final = 256
 DIRECTORY_MODE: Final = 0o700
 NEW_PREFIX: Final = "new-"
-SHORT_CHANGE_S: Final = 3.0
+SHORT_CHANGE_S: Final = 10.0
 """What changes a set or the like, as integrations do every moment, has the lock for less: worth waiting for."""
 
 LOCK_INTERVAL_S: Final = 0.02
@@ -223,16 +223,17 @@ class Pins:
             self.root.parent.rmdir()
 
     @contextlib.contextmanager
-    def lock(self, wait_s: float = 0) -> Iterator[None]:
+    def lock(self, wait_s: float = 0, *, gives_way: bool = False) -> Iterator[None]:
         """Keeps other writers of this instance out; makes its directories. A lock ends with its process.
 
-        ``wait_s``: how long another process may have it still. Raises KernelError: EAGAIN where it has it then, too,
-        EROFS where nothing can be written.
+        ``wait_s``: how long another process may have it still. ``gives_way``: whoever waits and does not give way goes
+        first, so that an ``apply`` gets it however many bans are made one behind the other. Raises KernelError: EAGAIN
+        where another process has it then, too, EROFS where nothing can be written.
         """
         ensure_bpffs(self.bpffs)
         if os.statvfs(self.bpffs).f_flag & os.ST_RDONLY:
             raise KernelError("write to", str(self.bpffs), errno.EROFS, hint=f"mount -o remount,rw {self.bpffs}")
-        descriptor = self._lock(time.monotonic() + wait_s)
+        descriptor = self._lock(time.monotonic() + wait_s, gives_way)
         try:
             for directory in (self._generations_directory, self.links_directory):
                 _make(directory)
@@ -247,29 +248,58 @@ class Pins:
     def _generations_directory(self) -> Path:
         return self.root / "generations"
 
-    def _lock(self, deadline_s: float) -> int:
+    def _lock(self, deadline_s: float, gives_way: bool) -> int:
         """An open descriptor of the instance's directory, locked. ``deadline_s``: of the monotonic clock."""
-        while True:
-            try:
-                _make(self.root.parent)
-                _make(self.root)
-                descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-            except FileNotFoundError:  # another process has just removed it
-                continue
-            except OSError as error:
-                raise _refusal("open", self.root, error) from None
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is(descriptor, self.root):
-                    return descriptor
-            except BlockingIOError:
+        first = None
+        try:
+            while True:
+                try:
+                    _make(self.root.parent)
+                    _make(self.root)
+                    descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+                except FileNotFoundError:  # another process has just removed it
+                    continue
+                except OSError as error:
+                    raise _refusal("open", self.root, error) from None
+                if (not gives_way or self._is_nobody_first()) and _flock(descriptor, fcntl.LOCK_EX):
+                    if _is(descriptor, self.root):
+                        return descriptor
+                    os.close(descriptor)
+                    continue
                 holder = _lock_holder(descriptor)
                 os.close(descriptor)
-                if time.monotonic() < deadline_s:
-                    time.sleep(LOCK_INTERVAL_S)
-                    continue
-                hint = f"process {holder} is changing it" if holder else "another process is changing it"
-                raise KernelError("lock", f"instance {self.instance}", errno.EAGAIN, hint=hint) from None
+                if time.monotonic() >= deadline_s:
+                    hint = f"process {holder} is changing it" if holder else "another process is changing it"
+                    raise KernelError("lock", f"instance {self.instance}", errno.EAGAIN, hint=hint)
+                if first is None and not gives_way:
+                    first = self._go_first()
+                time.sleep(LOCK_INTERVAL_S)
+        finally:
+            if first is not None:
+                os.close(first)
+
+    def _go_first(self) -> int | None:
+        """Has those who give way do so until what it returns is closed; None where another one goes first already.
+
+        It is the lock of the generations' directory. Where nothing is in force there is none, and nobody to go before.
+        """
+        try:
+            descriptor = os.open(self._generations_directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
+        if _flock(descriptor, fcntl.LOCK_EX):
+            return descriptor
+        os.close(descriptor)
+        return None
+
+    def _is_nobody_first(self) -> bool:
+        try:
+            descriptor = os.open(self._generations_directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return True
+        try:
+            return _flock(descriptor, fcntl.LOCK_SH)
+        finally:
             os.close(descriptor)
 
     def _remove_if_empty(self) -> None:
@@ -322,6 +352,15 @@ def _refusal(operation: str, path: Path, error: OSError) -> KernelError:
 
 def _interface(name: str) -> str:
     return name.replace("%2E", ".").replace("%25", "%")
+
+
+def _flock(descriptor: int, kind: int) -> bool:
+    """False where another process has it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is(descriptor: int, path: Path) -> bool:
