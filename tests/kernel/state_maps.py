@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from xdpfw.kernel import abi
-from xdpfw.kernel.maps import FLAG_MMAPABLE, ArrayMap, HashMap
+from xdpfw.kernel.maps import FLAG_MMAPABLE, KEY_BYTES, TYPE_ARRAY_OF_MAPS, ArrayMap, HashMap
 from xdpfw.kernel.ring import EventRecord, halves
+from xdpfw.kernel.sets import create_members
 from xdpfw.kernel.state import KERNEL_HEAD, State
 
 FLAG_NO_PREALLOC: Final = 1
@@ -30,7 +31,7 @@ ARRAYS: Final[dict[str, tuple[str, int]]] = {
     "fragments": ("fragments", abi.FlowLimit.FRAGMENT_BUCKETS),
     "limit_buckets": ("limit_slots", abi.LimitBound.LIMIT_BUCKETS),
     "acquaintances": ("acquaintances", abi.LimitBound.ACQUAINTANCE_BUCKETS),
-    "set_heads": ("set_head", abi.Limit.MAX_DYNAMIC_SETS),
+    "set_heads": ("set_head", abi.SetLimit.SET_SLOTS),
 }
 WORD_BYTES: Final = 8
 HEADS: Final = 2
@@ -47,8 +48,14 @@ def state_maps(**entries: int) -> Iterator[State]:
         maps["markers"] = opened.enter_context(ArrayMap.create("markers", abi.size_of("markers"), 1))
         heads = ArrayMap.create("event_heads", WORD_BYTES, HEADS, map_flags=FLAG_MMAPABLE)
         maps["event_heads"] = opened.enter_context(heads)
-        # The maps of members are not a test's of these: any array stands for where they are found.
-        sets = ArrayMap.create("dynamic_sets", abi.ffi.sizeof("__u32"), abi.Limit.MAX_DYNAMIC_SETS)
+        with create_members(1) as members:
+            sets = ArrayMap.create(
+                "dynamic_sets",
+                KEY_BYTES,
+                abi.SetLimit.SET_SLOTS,
+                type=TYPE_ARRAY_OF_MAPS,
+                inner_map_fd=members.fileno(),
+            )
         maps["dynamic_sets"] = opened.enter_context(sets)
         size = entries.get("grants", abi.Limit.MAX_GRANTS)
         grants = HashMap.create(
