@@ -246,6 +246,8 @@ static __always_inline int finish_later(struct xdp_md *ctx, const struct packet 
 	if (limit) {
 		if (CONSTANT(adds) && action->add_to)
 			add_source(p, action->add_to - 1, action->add_ns, rule - CONSTANT(knock_rules));
+		if (CONSTANT(logs) && action->log_sample)
+			log_rule(p, rule - CONSTANT(knock_rules), limit->exceed, action->log_sample);
 		return finish(p, limit->exceed, first->reason, first->key);
 	}
 	if (first->verdict == XDPFW_VERDICT_PASS)

@@ -13,7 +13,7 @@ from xdpfw.kernel import abi
 from xdpfw.kernel.maps import KnockCounter
 from xdpfw.kernel.ring import EventRecord
 from xdpfw.packet.decode import Invalid, Packet, decode
-from xdpfw.reference.interpreter import Decision
+from xdpfw.reference.interpreter import Decision, verdict_of
 from xdpfw.reference.knocks import CLOSED, GRANTED, Knocks
 from xdpfw.reference.matching import observe, unmet
 from xdpfw.reference.memory import ADDRESS_BITS, Event, EventKind, Instant, Memory
@@ -63,9 +63,9 @@ class Told:
             if event.kind is EventKind.SET_ADD:
                 self._record(self._joined(event, decision, about))
         for number, rule in enumerate(self.policy.rules):
-            if rule.name == decision.rule and rule.log_sample:
+            if rule.name == decision.acting and rule.log_sample:
                 assert rule.log_sample == 1
-                verdict = abi.Verdict[decision.verdict.upper()]
+                verdict = abi.Verdict[_own_verdict(rule, packet, decision).upper()]
                 self._record(about._replace(kind=int(abi.EventKind.EVENT_RULE), rule=number, detail=int(verdict)))
         for event in decision.events:
             if event.kind is EventKind.SET_ADD:
@@ -107,7 +107,7 @@ class Told:
         names = [each.name for each in numbered_sets(self.policy)]
         return about._replace(
             kind=int(abi.EventKind.EVENT_SET_ADD),
-            rule=rules.index(str(decision.rule)),
+            rule=rules.index(str(decision.acting)),
             detail=names.index(str(event.set)),
             duration_ns=event.duration_ns,
             prefix_bits=ADDRESS_BITS[ir.Family(about.family)],
@@ -157,3 +157,11 @@ class Told:
         if reason == CLOSED:
             return guards[0].name, "dropped"
         return next(knock.name for knock in guards if knocks.is_granted(knock, packet)), "passed"
+
+
+def _own_verdict(rule: ir.Rule, packet: Packet, decision: Decision) -> ir.Verdict:
+    """The rule's, which is not what became of the packet where that is answered with a cookie."""
+    if decision.is_exceeded:
+        assert rule.limit is not None
+        return rule.limit.exceed
+    return verdict_of(rule.action, packet)

@@ -60,7 +60,7 @@ class Fragments:
         known = self._live(datagram)
         is_dropped = decision.verdict is ir.Verdict.DROP
         if known is None or (known.decision.verdict is ir.Verdict.DROP and not is_dropped):
-            kept = replace(decision, counted=(), events=())
+            kept = replace(decision, counted=(), acting=None, events=())
             self.memory.fragments[datagram] = First(kept, packet.fragment_edge, self.now.boot_ns + LIFE_NS)
         elif not is_dropped:
             self.memory.fragments[datagram] = known._replace(edge=max(known.edge, packet.fragment_edge))

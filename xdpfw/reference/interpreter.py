@@ -42,6 +42,7 @@ class Decision:
     target: str | None = None
     counted: tuple[str, ...] = ()
     is_exceeded: bool = field(default=False, compare=False)  # the rule's limit is; not what it does within it
+    acting: str | None = field(default=None, compare=False)  # the rule that logs and adds, cookie or not
     events: tuple[Event, ...] = field(default=(), compare=False)  # of sets and knocks, in their order
 
     @property
@@ -118,7 +119,7 @@ def _followed(policy: ir.Policy, packet: Packet, first: Decision, limits: Limits
         if rule.add_to is not None:
             sets.add(rule.add_to, packet)
         events = tuple(sets.events)
-        return Decision(rule.limit.exceed, "rule", rule.name, is_exceeded=True, events=events)
+        return Decision(rule.limit.exceed, "rule", rule.name, is_exceeded=True, acting=rule.name, events=events)
     return Decision(ir.Verdict.PASS, FRAGMENTS) if first.verdict is ir.Verdict.PASS else first
 
 
@@ -167,9 +168,10 @@ def _by_rules(
             sets.add(rule.add_to, packet)
         if is_exceeded:
             assert rule.limit is not None
-            return Decision(rule.limit.exceed, "rule", rule.name, counted=tuple(counted), is_exceeded=True)
-        verdict = verdict_of(rule.action, packet)
-        return Decision(verdict, "rule", rule.name, rule.action.interface, tuple(counted))
+            verdict, target = rule.limit.exceed, None
+        else:
+            verdict, target = verdict_of(rule.action, packet), rule.action.interface
+        return Decision(verdict, "rule", rule.name, target, tuple(counted), is_exceeded, rule.name)
     return Decision(policy.default, "default", counted=tuple(counted))
 
 
