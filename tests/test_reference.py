@@ -128,7 +128,7 @@ def test_each_match_field_has_a_case() -> None:
     used = {
         field.name for case in CASES for field in dataclasses.fields(Match) if getattr(case[1], field.name) is not None
     }
-    assert used == {field.name for field in dataclasses.fields(Match)} - {"interface", "knocked", "state"}
+    assert used == {field.name for field in dataclasses.fields(Match)} - {"interface", "knocked"}
 
 
 def test_interface() -> None:
