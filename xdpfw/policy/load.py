@@ -211,7 +211,7 @@ class _Loader:
             self._add_setting(key, getattr(header, key), place.position(key))
         for key in models.Allow.model_fields:
             self._add_setting(f"allow.{key}", getattr(header.allow, key, None), place.position("allow", key))
-        for index, source_address in enumerate(header.never_ban or ()):
+        for index, source_address in enumerate(header.never_ban):
             self.never_ban.append(_Listed(source_address, place, ("never_ban", index)))
         for index, port in enumerate((header.protect and header.protect.syn) or ()):
             self.protect_syn.append(_Listed(port, place, ("protect", "syn", index)))

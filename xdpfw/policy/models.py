@@ -51,6 +51,11 @@ def _one_or_more(value: object) -> object:
     return _not_empty(value) if isinstance(value, list) else (value,)
 
 
+def _one_or_none(value: object) -> object:
+    """As lists at the top level may be: without a value, they are empty."""
+    return [] if value is None else value if isinstance(value, list) else (value,)
+
+
 def _given(value: object) -> object:
     values.refuse_none(value)
     return value
@@ -68,6 +73,31 @@ def _choice(*allowed: str) -> PlainValidator:
 
 def _duration(shortest: str, longest: str) -> PlainValidator:
     return PlainValidator(lambda value: values.duration_between(value, shortest, longest))
+
+
+def _stay(without: str) -> PlainValidator:
+    """How long entries of a set stay; ``without``: what holds where nothing says so."""
+
+    def validate(value: object) -> int:
+        if value in values.FOR_GOOD:
+            raise NotationError(f"{value} is not a duration such as 10m or 7d", hint=f"leave it out: {without}")
+        return values.duration_ns(value)
+
+    return PlainValidator(validate)
+
+
+def _verb(value: object) -> str:
+    """Raises NotationError, which names the form of an action that has parameters where that is meant."""
+    text = values.text_of(value)
+    meant = {
+        "route": "{route: fib}",
+        "fib": "{route: fib}",
+        "cpu": "{cpu: [0]}",
+        "redirect": "{redirect: INTERFACE}",
+    }.get(text)
+    if meant is not None:
+        raise NotationError(f"{text} is no action by itself", hint=f"write {meant}")
+    return values.choice(value, ("pass", "drop", "tx", "count"))
 
 
 def _at_most(limit: int, what: str) -> BeforeValidator:
@@ -182,7 +212,7 @@ class Set(Model):
     file: Given[FileName] = None
     dynamic: Boolean = False
     size: Given[Annotated[int, PlainValidator(lambda value: values.number(value, 1, MAX_SET_SIZE))]] = None
-    timeout: Given[Duration] = None
+    timeout: Given[Annotated[int, _stay("without a timeout, entries stay for good")]] = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Set:
@@ -267,7 +297,7 @@ class Forward(Model):
         return self
 
 
-Verb: TypeAlias = Annotated[Literal["pass", "drop", "tx", "count"], _choice("pass", "drop", "tx", "count")]
+Verb: TypeAlias = Annotated[Literal["pass", "drop", "tx", "count"], PlainValidator(_verb)]
 Action: TypeAlias = Annotated[
     Annotated[Verb, Tag("verb")] | Annotated[Forward, Tag("forward")],
     Discriminator(lambda value: "forward" if isinstance(value, dict | Forward) else "verb"),
@@ -306,7 +336,9 @@ class AddTo(Model):
     """``when`` None: beyond the limit where the rule has one, else at each match."""
 
     set: Annotated[str, PlainValidator(values.bare_set_name)]
-    timeout: Given[Duration] = None
+    timeout: Given[
+        Annotated[int, _stay("an entry stays as long as the set says, which is for good where it has no timeout")]
+    ] = None
     when: Given[Annotated[Literal["match", "exceed"], _choice("match", "exceed")]] = None
 
 
@@ -437,12 +469,6 @@ class Protect(Model):
 
     syn: Given[OneOrMore[Port]] = None
 
-    @model_validator(mode="after")
-    def _says_something(self) -> Protect:
-        if self.syn is None:
-            raise NotationError("is empty", hint="write protect: {syn: [443]}, or leave it out")
-        return self
-
 
 class PolicyFile(Model):
     """One file. Rules, sets, knocks and tests are validated one by one, so an error in one hides none in another."""
@@ -452,10 +478,10 @@ class PolicyFile(Model):
     interfaces: dict[str, Any] | None = None
     default: Given[Annotated[Literal["pass", "drop"], _choice("pass", "drop")]] = None
     invalid: Given[Annotated[Literal["pass", "drop"], _choice("pass", "drop")]] = None
-    allow: Given[Allow] = None
+    allow: Allow | None = None
     sets: dict[str, Any] | None = None
     knocks: dict[str, Any] | None = None
     rules: tuple[Any, ...] | None = None
     tests: tuple[Any, ...] | None = None
-    never_ban: Given[OneOrMore[Address]] = None
-    protect: Given[Protect] = None
+    never_ban: Annotated[tuple[Address, ...], BeforeValidator(_one_or_none)] = ()
+    protect: Protect | None = None

@@ -214,6 +214,10 @@ def interface(value: object) -> str:
     return text
 
 
+FOR_GOOD: Final = ("never", "forever", "permanent", "infinite", "none")
+"""What is written for an entry of a set that has no end."""
+
+
 def duration_ns(value: object) -> int:
     text = text_of(value)
     if not (found := _DURATION.fullmatch(text)):
