@@ -19,7 +19,7 @@ from xdpfw.kernel.ring import EventRecord
 from xdpfw.kernel.sets import NeverBan, map_id
 from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe.metadata import DynamicSetMeta, Metadata
-from xdpfw.observe.names import address_text
+from xdpfw.observe.names import prefix_text
 from xdpfw.policy.addresses import V4_BITS, Addresses
 from xdpfw.policy.entries import Entries, lines, parse_entry
 from xdpfw.policy.values import NotationError
@@ -42,7 +42,7 @@ class Entry(NamedTuple):
     by_rule: bool
 
     def __str__(self) -> str:
-        return prefix_text(self.prefix)
+        return prefix_text(*self.prefix)
 
 
 class Added(NamedTuple):
@@ -196,6 +196,12 @@ def read_prefixes(text: str, file: str) -> Keys:
     raise errors[0]
 
 
+def never_banned_at_all(pins: Pins, generation: int, prefix: Prefix) -> bool:
+    """Whether ``never_ban`` itself has it as a whole: entries of the dynamic sets that it names come and go."""
+    with NeverBan.open_of(pins.generation(generation)) as never:
+        return never.has(*prefix)
+
+
 def never_banned(pins: Pins, generation: int, prefixes: Sequence[Prefix]) -> list[Prefix]:
     """Those that no ban is for as a whole, whatever is banned: by ``never_ban``, and entries of its dynamic sets."""
     directory = pins.generation(generation)
@@ -209,13 +215,6 @@ def never_banned(pins: Pins, generation: int, prefixes: Sequence[Prefix]) -> lis
                     found += [prefix for prefix in prefixes if covers(keys, prefix)]
         found += [prefix for prefix in prefixes if prefix not in found and never.has(*prefix)]
     return found
-
-
-def prefix_text(prefix: Prefix) -> str:
-    """``192.0.2.1``, ``192.0.2.0/24``, ``::/0``."""
-    if not prefix.bits:
-        return "0.0.0.0/0" if prefix.family == abi.Family.IPV4 else "::/0"
-    return address_text(prefix.family, prefix.address, prefix.bits)
 
 
 def _prefix(text: str) -> Addresses:
@@ -236,7 +235,7 @@ def _as_prefixes(range_: Addresses) -> str:
     if len(found) > 4:
         return f"it takes {len(found)} prefixes"
     family = abi.Family.IPV4 if range_.bits == V4_BITS else abi.Family.IPV6
-    return f"it is {' '.join(prefix_text(Prefix(family, first, bits)) for first, bits in found)}"
+    return f"it is {' '.join(prefix_text(family, first, bits) for first, bits in found)}"
 
 
 def _keys(entries: Entries) -> Keys:

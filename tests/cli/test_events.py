@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import knocking as setting
-from tests.cli.conftest import Ran
+from tests.cli.conftest import Ran, Run
 from tests.cli.imports import SLOW_IMPORTS, imported
 from tests.cli.knocking import ADMIN, NS, SSH, Knocking
 from tests.cli.test_command_line import ENTRY
@@ -22,6 +22,7 @@ from tests.cli.test_in_force import Firewall, applied, firewall  # noqa: F401
 from xdpfw.kernel import abi
 from xdpfw.kernel.pins import remove_tree
 from xdpfw.kernel.state import boot_ns
+from xdpfw.observe.events import EventKind
 
 pytestmark = pytest.mark.needs("privileges", "data plane", "bpffs")
 
@@ -77,6 +78,14 @@ def test_events_are_one_line_each(knocking: Knocking) -> None:
         "TIME  rule           198.51.100.7  web: pass, icmp to 0.0.0.0 on veth0, 74 bytes",
     ]
     assert (ran.status, ran.err) == (0, f"knock-reset: 2 events {ONLY_COUNTED % 'were'}")
+
+
+def test_help_and_documentation_have_every_kind(run: Run) -> None:
+    told = re.sub(r"-\s+", "-", run("events", "--help").out)  # wrapped at hyphens, too
+    documented = (Path(__file__).parents[2] / "docs" / "commands.md").read_text().partition("\n## events")[2]
+    for kind in EventKind:
+        assert re.search(rf"\b{kind}\b", told.partition("Kinds are")[2]), kind
+        assert f"`{kind}`" in documented
 
 
 def test_json_is_one_object_a_line(knocking: Knocking) -> None:

@@ -136,7 +136,7 @@ def test_what_rules_have_put_in_gives_way_to_commands(firewall: Firewall, applie
 
 def test_bans_and_their_events(firewall: Firewall, applied: Path) -> None:
     assert firewall("ban", "198.51.100.7", "2001:db8::/64").lines == ["bans: 2 entries added"]
-    assert firewall("ban", "198.51.100.7", "--timeout", "1h").lines == ["bans: 0 entries added, 1 entry there already"]
+    assert firewall("ban", "198.51.100.7", "--timeout", "1h").lines == ["bans: 0 entries added, 1 entry renewed"]
     firewall("set", "add", "guests", "192.0.2.9")
     assert firewall("unban", "2001:db8::/64").status == 0
     assert firewall("unban", "2001:db8::/64").status == 1
@@ -167,12 +167,40 @@ def test_a_ban_of_ones_own_ssh_session_takes_force(
     firewall: Firewall, applied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_CONNECTION", "198.51.100.7 40000 203.0.113.1 22")
-    for prefix in ("198.51.100.7", "198.51.100.0/24", "0.0.0.0/0"):
+    for prefix in ("198.51.100.7", "198.51.100.0/24"):
         ran = firewall("ban", prefix)
         assert (ran.status, "--force" in ran.err) == (2, True)
     assert prefixes(firewall, "bans") == []
-    assert firewall("ban", "198.51.100.8", "::/0").status == 0
+    assert firewall("ban", "198.51.100.8").status == 0
     assert firewall("ban", "198.51.100.7", "--force").status == 0
+
+
+def test_a_ban_around_an_ssh_session_that_is_never_banned_takes_no_force(
+    firewall: Firewall, applied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSH_CONNECTION", "10.1.2.3 40000 203.0.113.1 22")
+    assert firewall("ban", "10.0.0.0/7").status == 0
+    # Entries of the dynamic sets in never_ban may be gone before the ban is.
+    firewall("set", "add", "few", "198.51.100.7")
+    monkeypatch.setenv("SSH_CONNECTION", "198.51.100.7 40000 203.0.113.1 22")
+    assert firewall("ban", "198.51.100.0/24").status == 2
+
+
+def test_a_ban_of_everybody_takes_force_and_is_told_with_its_length(
+    firewall: Firewall, applied: Path, tmp_path: Path
+) -> None:
+    everybody = tmp_path / "everybody.txt"
+    everybody.write_text("192.0.2.1\n::/0\n")
+    for arguments in (["0.0.0.0/0"], ["192.0.2.1", "::/0"], ["--file", str(everybody)]):
+        ran = firewall("ban", *arguments)
+        assert (ran.status, "would ban every address of its family (--force" in ran.err) == (2, True), ran.err
+    assert prefixes(firewall, "bans") == []
+    assert firewall("ban", "0.0.0.0/0", "::/0", "--force").status == 0
+    assert firewall("unban", "::/0").status == 0
+    assert firewall("set", "add", "guests", "0.0.0.0/0").status == 0
+    with EventStream(pins(firewall)) as stream:
+        found = sorted((event.event.value, event.source) for event in stream.take())
+    assert found == [("ban", "0.0.0.0/0"), ("ban", "::/0"), ("set-add", "0.0.0.0/0"), ("unban", "::/0")]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +215,7 @@ def test_a_ban_of_ones_own_ssh_session_takes_force(
         (["ban", "@few"], "@few is a set, and not an entry of one"),
         (["ban"], "nothing says which entries"),
         (["ban", "10.0.0.1", "--timeout", "1x"], "--timeout "),
+        (["ban", "10.0.0.1", "--timeout", "forever"], '7d ("never" keeps it for good)'),
         (["ban", "10.0.0.1", "--timeout", "0s"], "--timeout 0"),
         (["set", "add", "nosuch", "10.0.0.1"], "dynamic set nosuch: is not in the policy in force"),
         (["set", "list", "fixed"], "dynamic set fixed: is in the policy, which alone says what is in it"),

@@ -45,7 +45,9 @@ timeout_option = click.option(
     help='How long they stay, as in 10m or 7d; "never": for good. By default what the policy has for the set.',
 )
 
-force_option = click.option("--force", is_flag=True, help="Even if it bans the client of this SSH session.")
+force_option = click.option(
+    "--force", is_flag=True, help="Even if it bans the client of this SSH session, or everybody."
+)
 
 
 def read_entries(prefixes: tuple[str, ...], file: str | None) -> Keys:
@@ -72,7 +74,8 @@ def read_timeout(text: str | None) -> int | None:
     try:
         found = duration_ns(text)
     except NotationError as error:
-        raise UsageError(f"--timeout {error.message}", hint=error.hint) from None
+        hint = '"never" keeps it for good' if text.isalpha() else error.hint
+        raise UsageError(f"--timeout {error.message}", hint=hint) from None
     if not found:
         raise UsageError("--timeout 0: an entry without time", hint='"never" keeps it for good')
     return found
@@ -96,15 +99,17 @@ def add(
 ) -> int:
     """Puts entries in, and says how many. Returns the exit status."""
     if name == BANS and not force:
-        _check_ssh_client(prefixes)
+        _check_everybody(prefixes)
     with changing(pins, name) as (number, found):
+        if name == BANS and not force:
+            _check_ssh_client(pins, number, prefixes)
         added = found.add(prefixes, timeout_ns)
         without_effect = _without_effect(pins, number, prefixes) if name == BANS else []
     if as_json:
         counts = {"added": added.new, "renewed": added.renewed, "refused": added.refused, "displaced": added.displaced}
         app.say_json({"set": name, **counts, "without_effect": without_effect})
     else:
-        renewed = f", {counted(added.renewed)} there already" if added.renewed else ""
+        renewed = f", {counted(added.renewed)} renewed" if added.renewed else ""
         app.say(f"{name}: {counted(added.new)} added{renewed}")
     if added.displaced:
         app.complain(f"{name} is full: {counted(added.displaced)} that rules had put in made room")
@@ -189,23 +194,35 @@ def counted(count: int) -> str:
 
 def _without_effect(pins: Pins, number: int, prefixes: Keys) -> list[str]:
     from xdpfw.kernel.members import prefixes_of
-    from xdpfw.livesets import never_banned, prefix_text
+    from xdpfw.livesets import never_banned
+    from xdpfw.observe.names import prefix_text
 
     if len(prefixes) > SHOWN_WARNINGS:
         return []
-    return [prefix_text(prefix) for prefix in never_banned(pins, number, prefixes_of(prefixes))]
+    return [prefix_text(*prefix) for prefix in never_banned(pins, number, prefixes_of(prefixes))]
 
 
-def _check_ssh_client(prefixes: Keys) -> None:
+def _check_everybody(prefixes: Keys) -> None:
+    """Raises UsageError for a ban of all addresses of a family."""
+    from xdpfw.kernel.members import prefixes_of
+    from xdpfw.observe.names import prefix_text
+
+    for prefix in prefixes_of(prefixes[prefixes["prefix_bits"] == 0]):
+        raise UsageError(
+            f"{prefix_text(*prefix)} would ban every address of its family", hint="--force bans it all the same"
+        )
+
+
+def _check_ssh_client(pins: Pins, number: int, prefixes: Keys) -> None:
     """Raises UsageError where the ban would end the session that asks for it, if the environment tells of one."""
     from xdpfw.kernel.members import covers, prefixes_of
-    from xdpfw.livesets import parse_prefixes
+    from xdpfw.livesets import never_banned_at_all, parse_prefixes
 
     client = os.environ.get("SSH_CONNECTION", "").partition(" ")[0].partition("%")[0]
     own = []
     with contextlib.suppress(UsageError):
         own = prefixes_of(parse_prefixes([client]))
-    if any(covers(prefixes, each) for each in own):
+    if any(covers(prefixes, each) and not never_banned_at_all(pins, number, each) for each in own):
         raise UsageError(
             f"this would ban {client}, where this SSH session comes from", hint="--force bans it all the same"
         )

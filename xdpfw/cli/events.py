@@ -22,7 +22,7 @@ NS_PER_MS: Final = 1_000_000
 
 
 @click.command(
-    short_help="Tell what happened: knocks, grants, rules that log.",
+    short_help="Tell what happened: knocks, grants, bans, rules that log.",
     epilog=examples(
         "xdpfw events --since 10m", "xdpfw events --follow", "xdpfw events --follow --json | jq -c 'select(.knock)'"
     ),
@@ -34,12 +34,12 @@ NS_PER_MS: Final = 1_000_000
 @click.pass_obj
 def command(app: App, follow: bool, since: str | None, netns: str | None, instance: str | None, as_json: bool) -> None:
     """Tell what happened, the oldest that is still known first: steps of knocks and their resets, grants and their
-    ends, failures of single packets, and packets of rules that log.
+    ends, failures of single packets, bans and their like in other dynamic sets, and packets of rules that log.
 
     Each kind has a limit a second; what is above it is only counted. Exit status 1 if nothing is in force.
 
     JSON: one object a line, {"time", "event", ...} with the members that its kind has. Kinds are knock-step,
-    knock-reset, grant, grant-end, grant-refused, spa-failure, rule and lost.
+    knock-reset, grant, grant-end, grant-refused, spa-failure, rule, ban, unban, set-add, set-delete and lost.
     """
     from xdpfw.cli.inforce import check_in_force, refresh_clock
 

@@ -21,7 +21,7 @@ from xdpfw.kernel.ring import EventRecord, Ring
 from xdpfw.kernel.state import State, boot_ns
 from xdpfw.observe.expiry import WHOLE, Expired, Expiry, Holder
 from xdpfw.observe.metadata import KnockMeta, service_name
-from xdpfw.observe.names import FULL_BITS, Names, address_text, prefix_of
+from xdpfw.observe.names import FULL_BITS, Names, address_text, prefix_of, prefix_text
 
 NS_PER_US: Final = 1_000
 US_PER_S: Final = 1_000_000
@@ -292,8 +292,7 @@ class EventStream:
             members |= self._grant(kind, record, knock)
         if record.bytes:  # else user space noted it, and there is no packet
             members |= self._packet(record)
-        source = address_text(record.family, record.source, record.prefix_bits) if record.family else None
-        return Event(self._wall(record.time_ns), kind, source=source, **members)
+        return Event(self._wall(record.time_ns), kind, source=_source(record), **members)
 
     def _grant(self, kind: EventKind, record: EventRecord, knock: KnockMeta | None) -> dict[str, Any]:
         """What became of a grant; takes note of it."""
@@ -329,6 +328,14 @@ class EventStream:
 
 def _inode(path: Path) -> int:
     return os.stat(path).st_ino
+
+
+def _source(record: EventRecord) -> str | None:
+    if not record.family:
+        return None
+    # Only of sets' entries is it always a prefix; the others leave its length out where it is a single address.
+    text = prefix_text if _KINDS[record.kind] in _OF_BANS else address_text
+    return text(record.family, record.source, record.prefix_bits)
 
 
 def _key_name(knock: KnockMeta | None, number: int) -> str | None:

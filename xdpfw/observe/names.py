@@ -126,6 +126,13 @@ def address_text(family: int, address: int, prefix_bits: int = 0) -> str:
     return f"{text(prefix_of(family, address, prefix_bits))}/{prefix_bits}"
 
 
+def prefix_text(family: int, address: int, bits: int) -> str:
+    """``192.0.2.1``, ``192.0.2.0/24``, ``::/0``: unlike in ``address_text``, 0 bits are those of every address."""
+    if not bits:
+        return "0.0.0.0/0" if family == abi.Family.IPV4 else "::/0"
+    return address_text(family, address, bits)
+
+
 def prefix_of(family: int, address: int, prefix_bits: int) -> int:
     """The first address of the prefix that ``address`` is in."""
     rest = FULL_BITS[family] - prefix_bits
