@@ -197,6 +197,8 @@ class Controller:
                 forwarding.check_cpus(policy)
             except UsageError as error:
                 found.append(f"apply would refuse: {error}")
+            if before is not None:
+                found += statekeeping.sets_foreseen(self._pins, before.dynamic_sets, image.dynamic_sets)
             is_same = before is not None and before.image_digest == image.digest
             if before and is_same and len(targets) == len(image.targets) and before.targets != tuple(targets):
                 found.append("apply would switch to where the redirect targets are now: one was created anew")

@@ -109,13 +109,52 @@ def sets_prepared(pins: Pins, state: State, sets: Sequence[DynamicSetMeta], pres
                 make_set(state.set_heads, state.dynamic_sets, each.slot, each.size)
                 continue
             with found:
-                if found.size > each.size and (live := found.count(boot_ns())) > each.size:
-                    raise CapacityError(
-                        f"dynamic set {each.name}: {live:,} members, and a size of {each.size:,}",
-                        hint=f"a larger size, or xdpfw set flush {each.name}",
-                    )
+                _check_size(found, each)
         yield
         undo.pop_all()
+
+
+def sets_foreseen(pins: Pins, before: Sequence[DynamicSetMeta], sets: Sequence[ir.DynamicSet]) -> list[str]:
+    """A line for each dynamic set in force that a policy with ``sets`` has no room for, or has no more.
+
+    Changes nothing, and needs no lock: entries come and go until ``apply``.
+    """
+    wanted = {each.name: each for each in sets}
+    lines = []
+    with contextlib.ExitStack() as opened:
+        try:
+            state = opened.enter_context(State.open(pins.state))
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return []
+        if not state.is_of_this_version():
+            return []
+        for each in before:
+            found = MemberSet.open(state, each.slot)
+            if found is None:
+                continue
+            opened.enter_context(found)
+            if (after := wanted.get(each.name)) is None:
+                if live := found.count(boot_ns()):
+                    lines.append(
+                        f"apply would end dynamic set {each.name}, and with it entries that are live: {live:,}"
+                    )
+                continue
+            try:
+                _check_size(found, after)
+            except CapacityError as error:
+                lines.append(f"apply would refuse: {error}")
+    return lines
+
+
+def _check_size(found: MemberSet, wanted: ir.DynamicSet | DynamicSetMeta) -> None:
+    """Raises CapacityError where more entries are live than there is to be room for."""
+    if found.size > wanted.size and (live := found.count(boot_ns())) > wanted.size:
+        raise CapacityError(
+            f"dynamic set {wanted.name}: {live:,} members, and a size of {wanted.size:,}",
+            hint=f"a larger size, or xdpfw set flush {wanted.name}",
+        )
 
 
 def settle_sets(state: State, sets: Sequence[DynamicSetMeta]) -> None:

@@ -295,6 +295,22 @@ def test_a_size_below_the_entries_is_refused(firewall: Firewall, applied: Path, 
     assert firewall("set", "add", "guests", "10.0.1.1").status == 1
 
 
+def test_plan_foresees_what_becomes_of_entries(firewall: Firewall, applied: Path, write: Callable[[str], Path]) -> None:
+    firewall("set", "add", "guests", *(f"10.0.0.{number}" for number in range(10)))
+    assert firewall("plan", applied).lines == ["nothing would change"]
+    fewer = firewall("plan", write(POLICY.replace("size: 100", "size: 9")), "--json")
+    refusal = "dynamic set guests: 10 members, and a size of 9 (a larger size, or xdpfw set flush guests)"
+    assert (fewer.status, fewer.json["notes"]) == (0, [f"apply would refuse: {refusal}"])
+    assert firewall("plan", write(POLICY.replace("size: 100", "size: 10")), "--json").json["notes"] == []
+    other = POLICY.replace("few:", "other:").replace("'@few'", "'@other'")
+    assert firewall("plan", write(other), "--json").json["notes"] == []  # it has no entries
+    firewall("set", "add", "few", "198.51.100.9", "--timeout", "1ms")
+    firewall("set", "add", "few", "198.51.100.7", "198.51.100.8")
+    assert firewall("plan", write(other), "--json").json["notes"] == [
+        "apply would end dynamic set few, and with it entries that are live: 2"
+    ]
+
+
 def test_a_switch_that_fails_leaves_sets_as_they_were(
     firewall: Firewall, applied: Path, write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
