@@ -56,6 +56,18 @@ def test_what_is_no_duration(text: object) -> None:
     assert duration_ns(text) is None
 
 
+@pytest.mark.parametrize("text", ["5124095h", "99999999999999999999h", f"{(1 << 62) + 1}ns", "-5124095h"])
+def test_what_the_kernels_clock_would_not_reach_is_no_duration(text: str) -> None:
+    """5124095h from now is in the past, if 64 bits of ns have it, and the other does not fit in at all."""
+    changes = parse_changes(new(duration=text))
+    assert not changes.new
+    assert changes.left == {"duration not understood": 1}
+
+
+def test_the_longest_duration() -> None:
+    assert duration_ns(f"{1 << 62}ns") == 1 << 62
+
+
 @pytest.mark.parametrize(
     ("scope", "value", "network"),
     [

@@ -34,6 +34,9 @@ MAX_ANSWER_BYTES: Final = 1 << 28
 TIMEOUT_S: Final = 60.0
 """For each wait of a connection: an API that reads 200,000 decisions from its data base takes seconds to answer."""
 
+MAX_DURATION_NS: Final = 1 << 62
+"""146 years. Something longer might, added to the time of now, not fit into 64 bits: anybody may write anything."""
+
 _UNITS_NS: Final = {
     "ns": 1,
     "us": 1_000,
@@ -161,7 +164,9 @@ def parse_changes(answer: Any) -> Changes:
 
 
 def duration_ns(text: object) -> int | None:
-    """What Go's ``time.Duration`` writes, as ``3h59m57.5s`` or ``-11.055029ms``; None for anything else."""
+    """What Go's ``time.Duration`` writes, as ``3h59m57.5s`` or ``-11.055029ms``; None for anything else, and for what
+    is longer than MAX_DURATION_NS.
+    """
     if text == "0":
         return 0
     if not isinstance(text, str) or len(text) > 64 or not _DURATION.fullmatch(text):
@@ -172,6 +177,8 @@ def duration_ns(text: object) -> int | None:
         total_ns += int(whole) * length_ns
         if fraction:
             total_ns += int(fraction) * length_ns // 10 ** len(fraction)
+    if total_ns > MAX_DURATION_NS:
+        return None
     return -total_ns if text[0] == "-" else total_ns
 
 
