@@ -30,7 +30,6 @@ from xdpfw.kernel.loader import Program, object_digest
 from xdpfw.kernel.maps import wait_for_programs
 from xdpfw.kernel.pins import SHORT_CHANGE_S, Pins, instances
 from xdpfw.kernel.program import Generation
-from xdpfw.kernel.sysctl import Syncookies
 from xdpfw.knock.keys import fingerprint
 from xdpfw.observe import metadata, names, totals
 from xdpfw.observe.metadata import DynamicSetMeta, InterfaceMeta, KnockMeta, Metadata, RuleMeta, SetMeta
@@ -97,18 +96,17 @@ class Controller:
             targets = [_find_target(policy, name) for name in image.targets]
             forwarding.check_cpus(policy)
             sets = statekeeping.assigned_sets(self._pins, image.dynamic_sets, state.number)
-            before, syncookies = cookies.before(self._pins, state.number), None
             notes = interfacenotes.vlan_notes(policy, interfaces) + interfacenotes.generic_notes(policy, interfaces)
             notes += forwarding.tag_notes(policy, interfaces)
             if policy.protect_syn:
-                syncookies, told = opened.enter_context(cookies.wanted(before))
-                notes += told
-            meta = self._metadata(policy, image, source, interfaces, targets, syncookies, sets)
+                notes += opened.enter_context(cookies.wanted(self._pins, self._netns))
+            meta = self._metadata(policy, image, source, interfaces, targets, sets)
             if state.number is not None and self._is_in_force(state, meta):
                 self._retire(state.number, meta)  # where the process that put it in force was killed
                 notes += interfacenotes.target_notes(image.targets, targets, interfaces)
                 notes += interfacenotes.answer_notes(policy, interfaces)
                 notes += forwarding.set_targets(self._pins.generation(state.number), policy, interfaces)
+                notes += () if policy.protect_syn else cookies.put_back(self._pins)
                 return Applied(state.number, changed=False, modes=interfacenotes.modes(interfaces), notes=notes)
             with self._pins.new_generation() as (number, directory):
                 inherited = opened.enter_context(statekeeping.inherited(self._pins))
@@ -143,8 +141,7 @@ class Controller:
             notes += interfacenotes.target_notes(image.targets, targets, interfaces)
             notes += interfacenotes.answer_notes(policy, interfaces)
             notes += forwarding.set_targets(self._pins.generation(number), policy, interfaces)
-            if before is not None and syncookies is None:
-                notes += cookies.put_back(self._pins, before)
+            notes += () if policy.protect_syn else cookies.put_back(self._pins)
             return Applied(number, changed=True, modes=interfacenotes.modes(interfaces), notes=notes)
 
     def earlier_rules(self, policy: ir.Policy, rules_digest: str) -> RulesTables | None:
@@ -218,12 +215,12 @@ class Controller:
                     if link.ifindex:
                         link.detach()
             with self._home(), contextlib.ExitStack() as opened:
-                left = cookies.left_by(self._pins)
                 for each in egress.held(self._pins, opened):
                     each.detach()
-                self._pins.remove()
-                if left is not None:
-                    cookies.put_back(self._pins, left)
+                try:
+                    cookies.put_back(self._pins)
+                finally:
+                    self._pins.remove()
         return names
 
     @contextlib.contextmanager
@@ -281,7 +278,6 @@ class Controller:
         source: Source,
         interfaces: list[InterfaceInfo],
         targets: list[int],
-        syncookies: Syncookies | None,
         sets: tuple[DynamicSetMeta, ...],
     ) -> Metadata:
         return Metadata(
@@ -308,7 +304,6 @@ class Controller:
             ),
             rules_digest=source.rules_digest,
             limited=tuple(rule.name for rule in policy.rules if rule.limit is not None),
-            syncookies=syncookies,
             dynamic_sets=sets,
         )
 

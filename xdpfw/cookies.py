@@ -1,66 +1,110 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What ``protect`` needs of the TCP stack: asked for by apply, kept in the generation's metadata, put back in the end.
+"""What ``protect`` needs of the TCP stack: asked for by apply, put back in the end.
 
-A socket takes the cookies back that XDP sends in its name only where net.ipv4.tcp_syncookies is 2.
+A socket takes the cookies back that XDP sends in its name only where net.ipv4.tcp_syncookies is 2. What was there
+before is pinned in the instance's directory before it is changed and until it is put back, so that a process that is
+killed in between leaves nothing that the next apply or detach would not know of.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 from collections.abc import Iterator
+from typing import Final
 
 from xdpfw.errors import KernelError
 from xdpfw.kernel import sysctl
 from xdpfw.kernel.features import syn_cookies
+from xdpfw.kernel.interface import namespace
+from xdpfw.kernel.maps import Blob
 from xdpfw.kernel.pins import Pins, instances
 from xdpfw.kernel.sysctl import Syncookies
-from xdpfw.observe import metadata
 
-_SETTING = "net.ipv4.tcp_syncookies"
-
-
-def before(pins: Pins, number: int | None) -> Syncookies | None:
-    """What the generation in force, of this number, has to put back."""
-    return None if number is None else metadata.read(pins.generation(number)).syncookies
+_SETTING: Final = "net.ipv4.tcp_syncookies"
 
 
 @contextlib.contextmanager
-def wanted(known: Syncookies | None) -> Iterator[tuple[Syncookies, tuple[str, ...]]]:
-    """Sees to the setting, of the caller's namespace: what is to be put back, and notes for the user.
+def wanted(pins: Pins, netns: str | None) -> Iterator[tuple[str, ...]]:
+    """Sees to the setting, of the caller's namespace, which has this name; yields notes for the user.
 
-    Where the context raises, it is as it was. Raises KernelError where this kernel can't do what ``protect`` needs.
+    Where the context raises, it is as it was. Needs the instance's lock. Raises KernelError where this kernel can't
+    do what ``protect`` needs.
     """
     check = syn_cookies()
     if not check.ok:
         raise KernelError("set up", f"protect: {check.detail}", errno.EOPNOTSUPP, hint=check.fix)
-    found = sysctl.syncookies()
-    with sysctl.always(known) as kept:
+    found, here = sysctl.syncookies(), sysctl.present_namespace()
+    known = _left_by(pins)
+    if known is not None and (found, here) != (sysctl.ALWAYS, known.namespace):
+        put_back(pins)  # somebody has changed it since, or the interfaces are elsewhere now
+        known = None
+    try:
+        with pins.lock_all():
+            # Read again: another instance may have put it back before this one had the lock.
+            found = sysctl.syncookies()
+            if known is None:
+                before = _before_others(pins, here) if found == sysctl.ALWAYS else found
+                _keep(pins, Syncookies(before, here, netns))
+            if found != sysctl.ALWAYS:
+                sysctl.set_syncookies(sysctl.ALWAYS)
         changed = f"{_SETTING} is {sysctl.ALWAYS} now, as protect needs it; it was {found}, and is again after detach"
-        yield kept, (changed,) if found != sysctl.ALWAYS else ()
+        yield (changed,) if found != sysctl.ALWAYS else ()
+    except BaseException:
+        if known is None:
+            with contextlib.suppress(KernelError):
+                put_back(pins)
+        raise
 
 
-def put_back(pins: Pins, known: Syncookies) -> tuple[str, ...]:
-    """Puts the setting back to what it was, in the caller's namespace; returns notes for the user.
+def put_back(pins: Pins) -> tuple[str, ...]:
+    """Puts the setting back to what it was, if this instance has asked for it; returns notes for the user.
 
-    Raises KernelError.
+    Needs the instance's lock. Raises KernelError.
     """
-    if known.before == sysctl.ALWAYS:
+    known = _left_by(pins)
+    if known is None:
         return ()
+    notes: tuple[str, ...] = ()
+    with pins.lock_all(), contextlib.ExitStack() as entered:
+        with contextlib.suppress(KernelError):  # it may be gone
+            entered.enter_context(namespace(known.netns))
+        other = next(_others_in(pins, known.namespace), None)
+        if other is not None:
+            notes = (f"{_SETTING} stays {sysctl.ALWAYS}: instance {other[0]} needs it",)
+        elif sysctl.put_back(known):
+            notes = (f"{_SETTING} is {known.before} again",)
+        pins.syncookies.unlink()
+    return notes
+
+
+def _before_others(pins: Pins, inode: int) -> int:
+    """What was there before another instance changed it to ALWAYS; ALWAYS if none has."""
+    return next((known.before for _, known in _others_in(pins, inode)), sysctl.ALWAYS)
+
+
+def _others_in(pins: Pins, inode: int) -> Iterator[tuple[str, Syncookies]]:
+    """The other instances that need the setting in this namespace."""
     for other in instances(pins.bpffs):
-        if other != pins.instance and _needs(Pins(other, pins.bpffs), known.namespace):
-            return (f"{_SETTING} stays {sysctl.ALWAYS}: instance {other} needs it",)
-    return (f"{_SETTING} is {known.before} again",) if sysctl.put_back(known) else ()
+        known = None if other == pins.instance else _left_by(Pins(other, pins.bpffs))
+        if known is not None and known.namespace == inode:
+            yield other, known
 
 
-def left_by(pins: Pins) -> Syncookies | None:
-    """What is to be put back once the instance is gone; None: nothing is."""
-    for number in reversed(pins.generations()):
-        with contextlib.suppress(KernelError, KeyError, TypeError, ValueError):
-            return before(pins, number)
-    return None
+def _keep(pins: Pins, known: Syncookies) -> None:
+    with Blob.create("syncookies", json.dumps(known).encode()) as blob:
+        blob.pin(str(pins.syncookies))
 
 
-def _needs(pins: Pins, inode: int) -> bool:
-    left = left_by(pins)
-    return left is not None and left.namespace == inode
+def _left_by(pins: Pins) -> Syncookies | None:
+    """What this instance has to put back; None where it has asked for nothing. Raises KernelError."""
+    if not pins.syncookies.exists():
+        return None
+    try:
+        with Blob.open(str(pins.syncookies)) as blob:
+            return Syncookies(*json.loads(blob.read()))
+    except KernelError as error:
+        if error.errno == errno.ENOENT:  # another instance's, which has put it back meanwhile
+            return None
+        raise

@@ -7,6 +7,7 @@
                              links/<interface>                           XDP links
                              egress/<ifindex>                            what sees them send (xdpfw.kernel.egress)
                              state/grants, events, ...                   what outlives generations (xdpfw.kernel.state)
+                             syncookies                                  a setting to put back (xdpfw.cookies)
 
 A generation is there once its directory has its number: one rename puts it there whole. bpffs keeps names with a dot
 for itself, so interfaces such as ``eth0.100`` are written with ``%2E``.
@@ -108,6 +109,11 @@ class Pins:
     def state(self) -> Path:
         """Where the maps that outlive generations are pinned, all of them or none."""
         return self.root / "state"
+
+    @property
+    def syncookies(self) -> Path:
+        """Where it is pinned what the TCP stack's setting was."""
+        return self.root / "syncookies"
 
     @property
     def _removed_state(self) -> Path:
@@ -243,6 +249,16 @@ class Pins:
                 self._remove_if_empty()
             finally:
                 os.close(descriptor)
+
+    @contextlib.contextmanager
+    def lock_all(self) -> Iterator[None]:
+        """Keeps other instances out of what all of them share, for a moment. Needs ``lock``."""
+        descriptor = os.open(self.root.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     @property
     def _generations_directory(self) -> Path:

@@ -7,10 +7,8 @@ A socket takes a cookie back only if it has made some itself lately, which it do
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,10 +21,14 @@ _REMEDY: Final = "sysctl -w net.ipv4.tcp_syncookies=2 where the network namespac
 
 
 class Syncookies(NamedTuple):
-    """What was found before the firewall changed it, and in which network namespace (the inode of its file in nsfs)."""
+    """What was found before the firewall changed it, and in which network namespace: the inode of its file in nsfs.
+
+    ``netns`` is its name, if the firewall knows it by one.
+    """
 
     before: int
     namespace: int
+    netns: str | None = None
 
 
 def syncookies() -> int:
@@ -48,26 +50,6 @@ def set_syncookies(value: int) -> None:
 
 def present_namespace() -> int:
     return os.stat("/proc/thread-self/ns/net").st_ino
-
-
-@contextlib.contextmanager
-def always(known: Syncookies | None) -> Iterator[Syncookies]:
-    """Sets it to ALWAYS; yields what to put back one day. Where the context raises, it is put back at once.
-
-    ``known``: what this firewall had to put back before. Raises KernelError.
-    """
-    found, here = syncookies(), present_namespace()
-    if found == ALWAYS:
-        yield known if known and known.namespace == here else Syncookies(found, here)
-        return
-    set_syncookies(ALWAYS)
-    try:
-        is_known = known is not None and known.namespace == here and known.before != ALWAYS
-        yield known if known and is_known else Syncookies(found, here)
-    except BaseException:
-        with contextlib.suppress(KernelError):
-            set_syncookies(found)
-        raise
 
 
 def put_back(known: Syncookies) -> bool:

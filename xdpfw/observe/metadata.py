@@ -17,7 +17,6 @@ from socket import IPPROTO_TCP
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from xdpfw.kernel.maps import Blob
-from xdpfw.kernel.sysctl import Syncookies
 
 if TYPE_CHECKING:
     from xdpfw.compiler import ir
@@ -142,7 +141,6 @@ class Metadata:
     knocks: tuple[KnockMeta, ...] = ()
     rules_digest: str = ""  # of all that rules are compiled from: the files of sets are not among it
     limited: tuple[str, ...] = ()  # rules that have a limit, in the order of the limits' numbers
-    syncookies: Syncookies | None = None  # what detach puts back; None: nothing was asked of the TCP stack
     dynamic_sets: tuple[DynamicSetMeta, ...] = ()  # by number
 
     def to_bytes(self) -> bytes:
@@ -165,8 +163,6 @@ class Metadata:
             for name, id_, text, steps, services, keys, *scope in columns.get("knocks", ())
         )
         columns["limited"] = tuple(columns.get("limited", ()))
-        if columns.get("syncookies") is not None:
-            columns["syncookies"] = Syncookies(*columns["syncookies"])
         return cls(**columns)
 
 
