@@ -15,10 +15,6 @@
 #include "scratch.h"
 
 enum {
-	FLOW_FIN = 0x01,		/* RFC 9293 section 3.1 */
-	FLOW_SYN = 0x02,
-	FLOW_RST = 0x04,
-	FLOW_ACK = 0x10,
 	FLOW_ANSWER_BYTES = 1 << 16,	/* that may come with a SYN's answer (RFC 7413), and more */
 };
 
@@ -57,36 +53,36 @@ static __always_inline bool flow_key_of(struct xdpfw_flow_key *key, const struct
 /* The number by which a TCP packet counts: what it says of its own side, or has heard of the other. */
 static __always_inline __u32 telling_number(__u32 flags, __u32 seq, __u32 ack)
 {
-	return flags & FLOW_SYN ? seq : ack;
+	return flags & FLAG_SYN ? seq : ack;
 }
 
 /* What a TCP packet that comes in makes of its flow. Returns false if it does not belong to it. */
 static __always_inline bool receive_tcp(union flow_standing *flow, __u32 flags, __u32 number)
 {
-	__u32 ended = flags & FLOW_FIN ? XDPFW_FLOW_CLOSING : XDPFW_FLOW_ESTABLISHED;
+	__u32 ended = flags & FLAG_FIN ? XDPFW_FLOW_CLOSING : XDPFW_FLOW_ESTABLISHED;
 
 	switch (flow->state) {
 	case XDPFW_FLOW_SYN_SENT:
 	case XDPFW_FLOW_ANSWERED:
-		if (flags & FLOW_RST) {
+		if (flags & FLAG_RST) {
 			flow->state = XDPFW_FLOW_CLOSED;
-		} else if (flags & FLOW_SYN) {	/* and ACK: others never get here */
+		} else if (flags & FLAG_SYN) {	/* and ACK: others never get here */
 			flow->state = XDPFW_FLOW_ANSWERED;
 			flow->expected_ack = number + 1;
 		}
 		return true;
 	case XDPFW_FLOW_HALF_OPEN:
-		if (flags & FLOW_RST) {
+		if (flags & FLAG_RST) {
 			flow->state = XDPFW_FLOW_CLOSED;
 			return true;
 		}
-		if ((flags & (FLOW_SYN | FLOW_ACK)) != FLOW_ACK || number != flow->expected_ack)
+		if ((flags & (FLAG_SYN | FLAG_ACK)) != FLAG_ACK || number != flow->expected_ack)
 			return false;
 		flow->state = ended;
 		flow->rank = XDPFW_FLOW_OWN;
 		return true;
 	case XDPFW_FLOW_ESTABLISHED:
-		flow->state = flags & FLOW_RST ? XDPFW_FLOW_CLOSED : ended;
+		flow->state = flags & FLAG_RST ? XDPFW_FLOW_CLOSED : ended;
 		return true;
 	default:
 		return true;
@@ -140,20 +136,20 @@ static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u
 	__u32 state = flow->state, heard;
 	bool is_over = state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED || state == XDPFW_FLOW_CLOSING;
 
-	if (flags & FLOW_RST) {
+	if (flags & FLAG_RST) {
 		if (state == XDPFW_FLOW_NONE || state == XDPFW_FLOW_CLOSED)
 			return false;
 		flow->state = XDPFW_FLOW_CLOSED;
 		return true;
 	}
-	if (flags & FLOW_SYN && flags & FLOW_ACK) {
+	if (flags & FLAG_SYN && flags & FLAG_ACK) {
 		if (!is_over && state != XDPFW_FLOW_HALF_OPEN)
 			return false;
 		flow->state = XDPFW_FLOW_HALF_OPEN;
 		flow->expected_ack = number + 1;
 		return true;
 	}
-	if (flags & FLOW_SYN) {
+	if (flags & FLAG_SYN) {
 		if (is_over) {
 			flow->state = XDPFW_FLOW_SYN_SENT;
 			flow->rank = rank;
@@ -170,7 +166,7 @@ static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u
 		 * came with the answer may be acknowledged as well; but that is easier to guess, and so raises nothing.
 		 */
 		heard = number - flow->expected_ack;
-		if (!(flags & FLOW_ACK) || heard >= FLOW_ANSWER_BYTES)
+		if (!(flags & FLAG_ACK) || heard >= FLOW_ANSWER_BYTES)
 			return true;
 		if (!heard)
 			flow->rank = XDPFW_FLOW_OWN;
@@ -179,7 +175,7 @@ static __always_inline bool send_tcp(union flow_standing *flow, __u32 flags, __u
 	 * Of no flow: it was open before flows were followed, or has lost its place. An answer, for all that is known: to a
 	 * forged packet behind a forged SYN, a host sends an ACK. Of a closed one: the RST was forged.
 	 */
-	if (flags & FLOW_FIN)
+	if (flags & FLAG_FIN)
 		flow->state = XDPFW_FLOW_CLOSING;
 	else if (state != XDPFW_FLOW_CLOSING)
 		flow->state = XDPFW_FLOW_ESTABLISHED;
@@ -257,7 +253,7 @@ __attribute__((noinline)) int find_state(struct xdp_md *ctx, struct packet *p)
 	if (p->value[XDPFW_FIELD_PROTO] == IPPROTO_TCP) {
 		flags = p->value[XDPFW_FIELD_DETAIL] - XDPFW_DETAIL_TCP;
 		/* It begins something, whatever there is: a flood of them costs nothing here. */
-		if ((flags & (FLOW_SYN | FLOW_ACK)) == FLOW_SYN)
+		if ((flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN)
 			return 0;
 		number = telling_number(flags, p->tcp_seq, p->tcp_ack);
 	}

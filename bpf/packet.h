@@ -8,6 +8,11 @@
 enum {
 	IPV4_MULTICAST_HIGH = 0xe,	/* the first 4 bits of 224.0.0.0/4 */
 	IPV6_MULTICAST_HIGH = 0xff,	/* the first 8 bits of ff00::/8 */
+
+	FLAG_FIN = 0x01,		/* of TCP: RFC 9293 section 3.1 */
+	FLAG_SYN = 0x02,
+	FLAG_RST = 0x04,
+	FLAG_ACK = 0x10,
 };
 
 /* An address from its highest bit down; IPv4 in the upper half of high. */
