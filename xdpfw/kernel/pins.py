@@ -63,7 +63,7 @@ def ensure_bpffs(path: Path = BPFFS) -> None:
 
 _OWN_MOUNTS: Final = (
     "this process has mounts of its own, as under ip netns exec, and the firewall would end with them: "
-    "call xdpfw outside, with --netns NS"
+    "call xdpfw outside, with --netns NS, or mount -t bpf bpf /sys/fs/bpf here if that is what you want"
 )
 
 
