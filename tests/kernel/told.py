@@ -15,7 +15,7 @@ from xdpfw.kernel.ring import EventRecord
 from xdpfw.packet.decode import Invalid, Packet, decode
 from xdpfw.reference.interpreter import Decision, verdict_of
 from xdpfw.reference.knocks import CLOSED, GRANTED, Knocks
-from xdpfw.reference.matching import observe, unmet
+from xdpfw.reference.matching import Standing, observe, unmet
 from xdpfw.reference.memory import ADDRESS_BITS, Event, EventKind, Instant, Memory
 
 KINDS = {
@@ -148,11 +148,11 @@ class Told:
     ) -> tuple[str, str]:
         """Who is counted for a packet to a port that knocks open: the first that lets it pass, else the first."""
         knocks = Knocks(self.policy.knocks, memory, now)
-        observation, held = observe(packet, interface), knocks.held(packet)
+        observation, standing = observe(packet, interface), Standing(knocks.held(packet))
         guards = [
             knock
             for knock in knocks.guards(packet)
-            if knock.unless is None or unmet(knock.unless, packet, observation, held) is not None
+            if knock.unless is None or unmet(knock.unless, packet, observation, standing) is not None
         ]
         if reason == CLOSED:
             return guards[0].name, "dropped"
