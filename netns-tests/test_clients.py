@@ -38,6 +38,9 @@ RULES = (
     "{name: echo, match: {proto: udp, dport: 7}, action: pass}",
 )
 
+BY_RULES = "{established: false}"
+"""Of ``allow``: every packet meets the rules, and is counted there."""
+
 
 @dataclass(frozen=True)
 class Host:
@@ -91,7 +94,7 @@ def curl(client: Namespace, address: str, output: Path) -> bytes:
 
 
 def test_what_the_policy_passes_works(host: Host, mode: str, tmp_path: Path) -> None:
-    host.firewall.apply(policy(*RULES, mode=mode))
+    host.firewall.apply(policy(*RULES, mode=mode, allow=BY_RULES))
     assert host.firewall.mode("fw0") == mode
     host.client.run(*PING, V4)
     host.client.run(*PING, "-6", V6)
@@ -116,7 +119,7 @@ def test_the_command_line_from_its_start(host: Host) -> None:
     """As the console script does it; other tests fork their commands from a process that has imported everything."""
     script = (sys.executable, "-c", "from xdpfw.cli import main; main()")
     instance = ("--instance", host.firewall.instance)
-    path = host.firewall.write(policy(*RULES))
+    path = host.firewall.write(policy(*RULES, allow=BY_RULES))
     run(*script, "apply", path, "--netns", host.host.name, *instance, cwd=ROOT)
     host.client.run(*PING, V4)
     stats = json.loads(run(*script, "stats", "--json", *instance, cwd=ROOT).stdout)
