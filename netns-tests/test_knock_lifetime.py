@@ -14,13 +14,13 @@ import time
 import pytest
 
 from tests.firewall import policy
-from tests.knock_host import CLIENT_V4, SSH, STEPS, V4, V6, KnockHost, ssh_knock
+from tests.knock_host import BY_KNOCKS, CLIENT_V4, SSH, STEPS, V4, V6, KnockHost, ssh_knock
 from tests.topology import TIME_SCALE, wait_for
 
 KILLS = 6
-OTHER = policy("{name: web, match: {proto: tcp, dport: 80}, action: pass}", extra=ssh_knock())
+OTHER = policy("{name: web, match: {proto: tcp, dport: 80}, action: pass}", allow=BY_KNOCKS, extra=ssh_knock())
 DNS = "knocks:\n  dns: {sequence: [53/udp, 54/udp, 53/tcp], opens: [853/tcp]}\n"
-MORE = policy(extra=DNS + ssh_knock().removeprefix("knocks:\n"))
+MORE = policy(allow=BY_KNOCKS, extra=DNS + ssh_knock().removeprefix("knocks:\n"))
 """The same knock, in policies that are not the same: its number is another, as dns comes before it."""
 
 WITHOUT = policy("{name: web, match: {proto: tcp, dport: 80}, action: pass}")

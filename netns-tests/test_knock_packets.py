@@ -32,7 +32,7 @@ from tests.frames import (
     UDP,
     VLAN,
 )
-from tests.knock_host import STEPS, ssh_knock
+from tests.knock_host import BY_KNOCKS, STEPS, ssh_knock
 from tests.topology import wait_for
 from tests.wire import Wire
 from xdpfw.kernel.state import boot_ns
@@ -138,7 +138,7 @@ class Knocker:
 
 @pytest.fixture
 def ssh(wire: Wire) -> Wire:
-    wire.firewall.apply(policy(*RULES, extra=ssh_knock()))
+    wire.firewall.apply(policy(*RULES, allow=BY_KNOCKS, extra=ssh_knock()))
     return wire
 
 
@@ -148,7 +148,7 @@ def plain(request: pytest.FixtureRequest) -> Dress:
 
 
 def test_what_makes_no_difference_to_a_step(wire: Wire, mode: str) -> None:
-    wire.firewall.apply(policy(*RULES, mode=mode, extra=ssh_knock()))
+    wire.firewall.apply(policy(*RULES, mode=mode, allow=BY_KNOCKS, extra=ssh_knock()))
     for what, dress in WHOLE.items():
         someone = Knocker(wire, dress)
         someone.step(*STEPS)
@@ -294,7 +294,7 @@ def test_late_steps(wire: Wire, plain: Dress) -> None:
 
 
 def test_a_repeat_does_not_make_a_step_younger(wire: Wire) -> None:
-    wire.firewall.apply(policy(extra=ssh_knock(within="10m", step="300ms")))
+    wire.firewall.apply(policy(allow=BY_KNOCKS, extra=ssh_knock(within="10m", step="300ms")))
     someone = Knocker(wire, v4)
     someone.step(*STEPS[:2])
     late_ns = boot_ns() + 310_000_000

@@ -22,6 +22,7 @@ from tests import frames
 from tests.firewall import policy
 from tests.knock_host import (
     ADMIN,
+    BY_KNOCKS,
     CLIENT_V4,
     CLIENT_V6,
     SECOND_V4,
@@ -255,7 +256,7 @@ class Sender:
 def sender(wire: Wire) -> Sender:
     client_file = make_key(wire.firewall, "laptop")
     sequence = ssh_knock(opens="[80/tcp]").removeprefix("knocks:\n")
-    wire.firewall.apply(policy(extra=SPA_KNOCK + sequence))
+    wire.firewall.apply(policy(allow=BY_KNOCKS, extra=SPA_KNOCK + sequence))
     return Sender(wire, half_of(client_file))
 
 

@@ -48,7 +48,7 @@ class Path3:
             f"{{name: back, match: {{interface: to-server, family: [ipv4, ipv6]}}, action: {{redirect: {back}}}}}",
             interfaces=INTERFACES,
             mode=mode,
-            allow="{arp: false, ndp: false, icmp_errors: false}",
+            allow="{arp: false, ndp: false, icmp_errors: false, established: false}",
         )
 
 

@@ -54,14 +54,17 @@ def ssh_knock(**members: str) -> str:
     return f"knocks:\n  ssh: {{{', '.join(f'{name}: {value}' for name, value in all_members.items())}}}\n"
 
 
-SSH: Final = policy(extra=ssh_knock())
+BY_KNOCKS: Final = "{established: false, fragments: false}"
+"""Of ``allow``: every packet meets the knocks, also those of connections that are open."""
+
+SSH: Final = policy(allow=BY_KNOCKS, extra=ssh_knock())
 
 SPA_PORT: Final = 62201
 SPA_KNOCK: Final = (
     "knocks:\n"
     f"  admin: {{spa: {{port: {SPA_PORT}, keys: admin.keys, window: 60s}}, opens: [22/tcp, 443/tcp], for: 5m}}\n"
 )
-ADMIN: Final = policy(extra=SPA_KNOCK)
+ADMIN: Final = policy(allow=BY_KNOCKS, extra=SPA_KNOCK)
 
 
 def needs(program: str) -> str:
